@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "quadrat/base/files.h"
+#include "quadrat/tiles/catalog.h"
+
+namespace quadrat {
+
+/// Brings tiles' PNG bytes from single files or packed shards. Shards are opened on first use and stay open.
+/// Not thread-safe: one reader a thread. The catalog must outlive it.
+class TileReader {
+ public:
+  explicit TileReader(const Catalog& catalog);
+  ~TileReader();
+  TileReader(const TileReader&) = delete;
+  TileReader& operator=(const TileReader&) = delete;
+
+  /// The PNG of catalog.tiles[index] into `buffer`, which is reused between calls.
+  /// @throws IoError, InputError naming the tile; for a shard cut short or changed since it was indexed, the shard too
+  void read(std::size_t index, Bytes& buffer);
+
+ private:
+  struct Shards;
+  const Catalog& catalog_;
+  std::unique_ptr<Shards> shards_;
+};
+
+}  // namespace quadrat

@@ -1,0 +1,48 @@
+#include "quadrat/base/error.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace quadrat {
+
+namespace {
+
+std::string compose(std::string_view action, std::string_view object, std::string_view finding,
+                    std::string_view remedy) {
+  std::string text = fmt::format("cannot {}", action);
+  if (!object.empty()) text += fmt::format(" '{}'", object);
+  if (!finding.empty()) text += fmt::format(": {}", finding);
+  if (!remedy.empty()) text += fmt::format("; {}", remedy);
+  return text;
+}
+
+}  // namespace
+
+Error::Error(ErrorKind kind, std::string_view action, std::string_view object,
+             std::string_view finding, std::string_view remedy)
+    : std::runtime_error(kind == ErrorKind::kUsage ? std::string(finding)
+                                                   : compose(action, object, finding, remedy)),
+      kind_(kind) {}
+
+Error::Error(ErrorKind kind, const std::string& message)
+    : std::runtime_error(message), kind_(kind), shared_(true) {}
+
+Error Error::shared(ErrorKind kind, const std::string& message) { return Error(kind, message); }
+
+UsageError::UsageError(std::string_view sentence) : Error(ErrorKind::kUsage, "", "", sentence) {}
+
+IoError IoError::from_errno(std::string_view action, std::string_view object) {
+  const int code = errno;
+  std::string_view remedy;
+  if (code == ENOSPC || code == EDQUOT) remedy = "free some space and start the same command again";
+  if (code == EACCES || code == EPERM || code == EROFS) {
+    remedy = "check the permissions or name another place";
+  }
+  return IoError(action, object, std::strerror(code), remedy);
+}
+
+int exit_status(ErrorKind kind) { return kind == ErrorKind::kUsage ? kExitUsage : kExitFailed; }
+
+}  // namespace quadrat

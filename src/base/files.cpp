@@ -1,0 +1,159 @@
+#include "quadrat/base/files.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <climits>
+#include <utility>
+
+#include "quadrat/base/error.h"
+
+namespace quadrat {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+class File {
+ public:
+  File(const Path& path, int flags, const char* action) : path_(path) {
+    do fd_ = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
+    while (fd_ < 0 && errno == EINTR);
+    if (fd_ < 0) throw IoError::from_errno(action, path.native());
+  }
+  ~File() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  int get() const { return fd_; }
+
+  void sync() {
+    // A folder on some network file systems cannot be fsynced, and says so with EINVAL.
+    if (::fsync(fd_) != 0 && errno != EINVAL) throw IoError::from_errno("flush", path_.native());
+  }
+
+  /// NFS reports a full server or quota only here.
+  void close() {
+    if (::close(std::exchange(fd_, -1)) != 0) throw IoError::from_errno("write", path_.native());
+  }
+
+ private:
+  Path path_;
+  int fd_ = -1;
+};
+
+Path folder_of(const Path& path) {
+  return path.has_parent_path() ? path.parent_path() : Path(".");
+}
+
+std::string host_name() {
+  char name[HOST_NAME_MAX + 1] = {};
+  if (::gethostname(name, sizeof(name) - 1) != 0) return "host";
+  return name;
+}
+
+constexpr std::string_view kTemporaryMark = ".tmp.";
+
+}  // namespace
+
+void read_file_into(const Path& path, Bytes& buffer, std::uint64_t max_bytes) {
+  File file(path, O_RDONLY, "read");
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) throw IoError::from_errno("read", path.native());
+  if (!S_ISREG(status.st_mode)) {
+    throw InputError("read", path.native(), "it is not a regular file", "name a file");
+  }
+  const auto size = static_cast<std::uint64_t>(status.st_size);
+  if (size > max_bytes) {
+    throw InputError("read", path.native(),
+                     fmt::format("it has {} bytes, at most {} are allowed", size, max_bytes));
+  }
+  buffer.resize(size);
+  std::size_t done = 0;
+  while (done < buffer.size()) {
+    const ssize_t n = ::read(file.get(), buffer.data() + done, buffer.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw IoError::from_errno("read", path.native());
+    if (n == 0) {
+      throw InputError("read", path.native(),
+                       fmt::format("it ended after {} of {} bytes", done, buffer.size()),
+                       "is something still writing it?");
+    }
+    done += static_cast<std::size_t>(n);
+  }
+}
+
+Bytes read_file(const Path& path, std::uint64_t max_bytes) {
+  Bytes buffer;
+  read_file_into(path, buffer, max_bytes);
+  return buffer;
+}
+
+void replace_file(const Path& path, const std::function<void(const Path&)>& write) {
+  const Path temporary = folder_of(path) / fmt::format(".{}{}{}.{}", path.filename().native(),
+                                                       kTemporaryMark, host_name(), ::getpid());
+  try {
+    write(temporary);
+    File file(temporary, O_RDONLY, "flush");
+    file.sync();
+    file.close();
+    if (::rename(temporary.c_str(), path.c_str()) != 0) {
+      throw IoError::from_errno("replace", path.native());
+    }
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+  File folder(folder_of(path), O_RDONLY | O_DIRECTORY, "flush");
+  folder.sync();
+}
+
+void write_file(const Path& path, std::span<const std::byte> content) {
+  replace_file(path, [&](const Path& temporary) {
+    File file(temporary, O_WRONLY | O_CREAT | O_TRUNC, "write");
+    std::size_t done = 0;
+    while (done < content.size()) {
+      const ssize_t n = ::write(file.get(), content.data() + done, content.size() - done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) throw IoError::from_errno("write", path.native());
+      done += static_cast<std::size_t>(n);
+    }
+    file.close();
+  });
+}
+
+void write_file(const Path& path, std::string_view content) {
+  write_file(path, std::as_bytes(std::span(content)));
+}
+
+void make_folder(const Path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (!error && fs::is_directory(path, error)) return;
+  if (!error) throw InputError("create folder", path.native(), "a file of that name is in the way");
+  errno = error.value();
+  throw IoError::from_errno("create folder", path.native());
+}
+
+void remove_stale_temporaries(const Path& folder, double age_s) noexcept {
+  std::error_code error;
+  const auto now = fs::file_time_type::clock::now();
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (!name.starts_with('.') || name.find(kTemporaryMark) == std::string::npos) continue;
+    std::error_code ignored;
+    const auto written = fs::last_write_time(it->path(), ignored);
+    if (ignored) continue;
+    if (std::chrono::duration<double>(now - written).count() >= age_s) {
+      fs::remove(it->path(), ignored);
+    }
+  }
+}
+
+}  // namespace quadrat

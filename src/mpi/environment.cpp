@@ -1,0 +1,48 @@
+#include "quadrat/mpi/environment.h"
+
+#include <mpi.h>
+
+#include <cstdlib>
+#include <exception>
+
+#include "quadrat/base/error.h"
+#include "quadrat/mpi/communicator.h"
+
+namespace quadrat::mpi {
+
+Environment::Environment() {
+  int provided = MPI_THREAD_SINGLE;
+  check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
+  check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  if (provided < MPI_THREAD_MULTIPLE) {
+    throw CommError("start MPI", "", "this MPI library has no MPI_THREAD_MULTIPLE",
+                    "use an Open MPI built with thread support");
+  }
+}
+
+Environment::~Environment() {
+  if (std::uncaught_exceptions() > 0) return;  // cli::run decides between finalizing and aborting
+  MPI_Finalize();
+}
+
+bool is_running() noexcept {
+  int initialized = 0;
+  int finalized = 0;
+  MPI_Initialized(&initialized);
+  MPI_Finalized(&finalized);
+  return initialized != 0 && finalized == 0;
+}
+
+int launched_rank() noexcept {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+    if (const char* text = std::getenv(name)) return std::atoi(text);
+  }
+  return 0;
+}
+
+void abort(int status) noexcept {
+  MPI_Abort(MPI_COMM_WORLD, status);
+  std::_Exit(status);
+}
+
+}  // namespace quadrat::mpi
