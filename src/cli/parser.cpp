@@ -1,0 +1,276 @@
+#include "quadrat/cli/parser.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <fstream>
+#include <iostream>
+#include <set>
+#include <sstream>
+
+#include "quadrat/base/error.h"
+#include "quadrat/base/text.h"
+#include "quadrat/base/version.h"
+
+namespace quadrat::cli {
+
+namespace po = boost::program_options;
+
+namespace {
+
+constexpr unsigned kHelpWidth = 100;
+constexpr const char* kWords = "words";
+
+struct Option {
+  std::string name;
+  std::function<std::string()> as_text;
+};
+
+std::string long_name(const std::string& names) { return names.substr(0, names.find(',')); }
+
+std::string number_text(double value) { return fmt::format("{}", value); }
+
+/// "--num-epochs=3" and "--num-epochs" become "--num_epochs...": both spellings are one name.
+std::vector<std::string> with_underscores(int argc, const char* const* argv) {
+  std::vector<std::string> arguments;
+  for (int i = 1; i < argc; ++i) {
+    std::string argument = argv[i];
+    if (argument == "--") {
+      arguments.insert(arguments.end(), argv + i, argv + argc);
+      break;
+    }
+    if (argument.starts_with("--")) {
+      const auto end = argument.find('=');
+      std::replace(argument.begin() + 2,
+                   end == std::string::npos ? argument.end() : argument.begin() + static_cast<std::ptrdiff_t>(end),
+                   '-', '_');
+    }
+    arguments.push_back(std::move(argument));
+  }
+  return arguments;
+}
+
+}  // namespace
+
+struct Parser::State {
+  std::string program;
+  std::string summary;
+  std::string examples;
+  std::string words_usage;
+  std::string words_help;
+  std::vector<std::pair<std::string, std::unique_ptr<po::options_description>>> groups;
+  std::vector<Option> options;
+  std::vector<std::string> required;
+  std::vector<std::function<void()>> checks;
+  std::vector<std::string>* words = nullptr;
+  po::variables_map values;
+  std::string config_filename;
+
+  po::options_description& current() {
+    if (groups.empty()) {
+      groups.emplace_back("Options", std::make_unique<po::options_description>("Options", kHelpWidth, kHelpWidth / 2));
+    }
+    return *groups.back().second;
+  }
+
+  template <typename T>
+  po::typed_value<T>* value(T& target, const std::string& value_name) {
+    return po::value<T>(&target)->value_name(value_name);
+  }
+
+  void all(po::options_description& to) const {
+    for (const auto& [title, group] : groups) to.add(*group);
+  }
+
+  std::vector<std::string> names() const {
+    std::vector<std::string> result{"help", "version", "config_filename"};
+    for (const Option& option : options) result.push_back(option.name);
+    return result;
+  }
+
+  [[noreturn]] void unknown(const std::string& given, const std::string& where) const {
+    std::string bare = given;
+    bare.erase(0, bare.find_first_not_of('-'));
+    const std::string near = closest(bare, names());
+    throw UsageError(fmt::format("there is no option '{}'{}; {}", printable(given), where,
+                                 near.empty() ? "--help lists what there is" : "did you mean --" + near + "?"));
+  }
+
+  void print_help() const {
+    std::ostringstream text;
+    text << program << ": " << summary << "\n\nUsage: " << program
+         << (words == nullptr ? "" : " " + words_usage) << " [options]\n";
+    if (words != nullptr) text << "\n" << words_help << "\n";
+    for (const auto& [title, group] : groups) text << "\n" << *group;
+    po::options_description general("General", kHelpWidth, kHelpWidth / 2);
+    general.add_options()("help,h", "show this")("version", "show the version and the commit it was built from")(
+        "config_filename,c", po::value<std::string>()->value_name("FILE"),
+        "read options from an INI file of 'name = value' lines; the command line overrules it");
+    text << "\n" << general;
+    if (!examples.empty()) text << "\nExamples:\n" << examples;
+    text << "\nExit status: 0 done, 1 wrong usage, 2 failed, 75 interrupted: start the same command again to go on.\n";
+    std::cout << text.str() << std::flush;
+  }
+};
+
+Parser::Parser(std::string program, std::string summary, std::string examples)
+    : state_(std::make_unique<State>()) {
+  state_->program = std::move(program);
+  state_->summary = std::move(summary);
+  state_->examples = std::move(examples);
+  if (!state_->examples.empty() && state_->examples.back() != '\n') state_->examples += '\n';
+}
+
+Parser::~Parser() = default;
+
+const std::string& Parser::program() const { return state_->program; }
+
+void Parser::group(std::string title) {
+  auto description = std::make_unique<po::options_description>(title, kHelpWidth, kHelpWidth / 2);
+  state_->groups.emplace_back(std::move(title), std::move(description));
+}
+
+void Parser::add(const std::string& names, std::string& target, const std::string& value_name,
+                 const std::string& help) {
+  auto* value = state_->value(target, value_name);
+  if (!target.empty()) value->default_value(target);
+  state_->current().add_options()(names.c_str(), value, help.c_str());
+  state_->options.push_back({long_name(names), [&target] { return target; }});
+}
+
+void Parser::add(const std::string& names, Path& target, const std::string& value_name, const std::string& help) {
+  // Not po::value<Path>: reading a path from a stream stops at the first blank.
+  auto* value = po::value<std::string>()->value_name(value_name)->notifier([&target](const std::string& text) {
+    target = text;
+  });
+  if (!target.empty()) value->default_value(target.string());
+  state_->current().add_options()(names.c_str(), value, help.c_str());
+  state_->options.push_back({long_name(names), [&target] { return target.string(); }});
+}
+
+void Parser::add(const std::string& names, std::int64_t& target, const std::string& value_name,
+                 const std::string& help) {
+  state_->current().add_options()(names.c_str(), state_->value(target, value_name)->default_value(target),
+                                  help.c_str());
+  state_->options.push_back({long_name(names), [&target] { return fmt::format("{}", target); }});
+}
+
+void Parser::add(const std::string& names, double& target, const std::string& value_name, const std::string& help) {
+  state_->current().add_options()(
+      names.c_str(), state_->value(target, value_name)->default_value(target, number_text(target)), help.c_str());
+  state_->options.push_back({long_name(names), [&target] { return number_text(target); }});
+}
+
+void Parser::add(const std::string& names, std::vector<std::string>& target, const std::string& value_name,
+                 const std::string& help) {
+  state_->current().add_options()(names.c_str(), state_->value(target, value_name)->multitoken(), help.c_str());
+  state_->options.push_back({long_name(names), [&target] { return fmt::format("{}", fmt::join(target, " ")); }});
+}
+
+void Parser::add(const std::string& names, bool& target, const std::string& help) {
+  // In a configuration file a switch is written "name = true".
+  auto* value = po::value<bool>(&target)->implicit_value(true)->zero_tokens();
+  state_->current().add_options()(names.c_str(), value, help.c_str());
+  state_->options.push_back({long_name(names), [&target] { return target ? "true" : "false"; }});
+}
+
+void Parser::add_choice(const std::string& names, std::string& target, std::vector<std::string> choices,
+                        const std::string& help) {
+  add(names, target, fmt::format("{{{}}}", fmt::join(choices, ",")), help);
+  state_->checks.push_back([this, name = long_name(names), &target, choices = std::move(choices)] {
+    if (target.empty() && !is_given(name)) return;
+    if (std::find(choices.begin(), choices.end(), target) != choices.end()) return;
+    throw UsageError(fmt::format("--{} is '{}', but must be one of {}", name, printable(target), enumerate(choices)));
+  });
+}
+
+void Parser::add_words(std::vector<std::string>& target, const std::string& usage, const std::string& help) {
+  state_->words = &target;
+  state_->words_usage = usage;
+  state_->words_help = help;
+}
+
+void Parser::require(std::vector<std::string> names) { state_->required = std::move(names); }
+
+bool Parser::parse(int argc, const char* const* argv) {
+  State& state = *state_;
+  const std::vector<std::string> arguments = with_underscores(argc, argv);
+  for (const std::string& argument : arguments) {
+    if (argument == "--") break;
+    if (argument == "--help" || argument == "-h") {
+      state.print_help();
+      return false;
+    }
+    if (argument == "--version") {
+      std::cout << fmt::format("{} {} ({})\n", state.program, version(), git_commit()) << std::flush;
+      return false;
+    }
+  }
+
+  po::options_description everything;
+  state.all(everything);
+  everything.add_options()("config_filename,c", po::value<std::string>(&state.config_filename));
+  po::options_description with_words;
+  with_words.add(everything);
+  po::positional_options_description positional;
+  if (state.words != nullptr) {
+    with_words.add_options()(kWords, po::value<std::vector<std::string>>(state.words));
+    positional.add(kWords, -1);
+  }
+  using Style = po::command_line_style::style_t;
+  const int style = static_cast<int>(Style::unix_style) & ~static_cast<int>(Style::allow_guessing);
+  try {
+    po::store(po::command_line_parser(arguments).options(with_words).positional(positional).style(style).run(),
+              state.values);
+    if (state.values.count("config_filename") != 0U) {
+      const std::string name = state.values["config_filename"].as<std::string>();
+      const Bytes content = read_file(name, std::uint64_t{1} << 20);
+      std::istringstream lines(std::string(reinterpret_cast<const char*>(content.data()), content.size()));
+      // Hyphens for underscores in the file's names too.
+      std::string line, text;
+      while (std::getline(lines, line)) {
+        const auto equals = line.find('=');
+        if (equals != std::string::npos && !line.starts_with('#')) {
+          std::replace(line.begin(), line.begin() + static_cast<std::ptrdiff_t>(equals), '-', '_');
+        }
+        text += line + '\n';
+      }
+      std::istringstream normalised(text);
+      try {
+        po::store(po::parse_config_file(normalised, everything), state.values);
+      } catch (const po::unknown_option& error) {
+        state.unknown(error.get_option_name(), fmt::format(" (in '{}')", name));
+      } catch (const po::error& error) {
+        throw UsageError(fmt::format("configuration file '{}': {}", name, error.what()));
+      }
+    }
+    po::notify(state.values);
+  } catch (const po::unknown_option& error) {
+    state.unknown(error.get_option_name(), "");
+  } catch (const po::too_many_positional_options_error&) {
+    throw UsageError("there are words that belong to no option; every value follows its --name (see --help)");
+  } catch (const po::invalid_option_value& error) {
+    throw UsageError(fmt::format("{} (see --help)", error.what()));
+  } catch (const po::error& error) {
+    throw UsageError(fmt::format("{} (see --help)", error.what()));
+  }
+  for (const std::string& name : state.required) {
+    const bool given = state.values.count(name) != 0U && !state.values[name].defaulted();
+    if (!given) throw UsageError(fmt::format("--{} is missing (see --help)", name));
+  }
+  for (const auto& check : state.checks) check();
+  return true;
+}
+
+std::vector<std::pair<std::string, std::string>> Parser::as_used() const {
+  std::vector<std::pair<std::string, std::string>> result;
+  for (const Option& option : state_->options) result.emplace_back(option.name, option.as_text());
+  return result;
+}
+
+bool Parser::is_given(const std::string& name) const {
+  return state_->values.count(name) != 0U && !state_->values[name].defaulted();
+}
+
+}  // namespace quadrat::cli

@@ -1,0 +1,50 @@
+#include <mpi.h>
+
+#include <exception>
+#include <new>
+#include <string>
+
+#include "quadrat/base/error.h"
+#include "quadrat/base/log.h"
+#include "quadrat/cli/parser.h"
+#include "quadrat/mpi/environment.h"
+
+namespace quadrat::cli {
+
+namespace {
+
+/// Prints once and ends: all ranks in step where all have the error, by force where only some do.
+int fail(const std::string& message, int status, bool shared) {
+  const bool under_mpi = mpi::is_running();
+  int size = 1;
+  int rank = mpi::launched_rank();
+  if (under_mpi) {
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  }
+  // Before MPI starts every rank finds the same fault in the same command line.
+  const bool everybody_has_it = shared || !under_mpi;
+  if (!everybody_has_it || rank == 0) log::write("error: " + message);
+  if (!under_mpi) return status;
+  if (!everybody_has_it && size > 1) mpi::abort(status);
+  MPI_Finalize();
+  return status;
+}
+
+}  // namespace
+
+int run(Parser& parser, int argc, const char* const* argv, const std::function<int()>& body) {
+  log::set_origin(parser.program());
+  try {
+    if (!parser.parse(argc, argv)) return kExitDone;
+    return body();
+  } catch (const Error& error) {
+    return fail(error.what(), exit_status(error.kind()), error.is_shared());
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory; give the job more, or lower --memory_limit or --batch_size", kExitFailed, false);
+  } catch (const std::exception& error) {
+    return fail(error.what(), kExitFailed, false);
+  }
+}
+
+}  // namespace quadrat::cli
