@@ -26,10 +26,12 @@ class KeyedRandom {
 
   /// Uniform in [0, n), n > 0, without modulo bias (Lemire's multiply-shift; its bias is below n / 2^64).
   std::uint64_t below(std::uint64_t n) {
-    return static_cast<std::uint64_t>((static_cast<unsigned __int128>(next()) * n) >> 64);
+    return static_cast<std::uint64_t>((static_cast<Wide>(next()) * n) >> 64);
   }
 
  private:
+  __extension__ using Wide = unsigned __int128;
+
   static constexpr std::uint64_t kIncrement = 0x9E3779B97F4A7C15u;
 
   static std::uint64_t mix(std::uint64_t z) {

@@ -1,10 +1,10 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 
 #include "quadrat/base/files.h"
 #include "quadrat/tiles/catalog.h"
+#include "quadrat/tiles/shard.h"
 
 namespace quadrat {
 
@@ -13,7 +13,6 @@ namespace quadrat {
 class TileReader {
  public:
   explicit TileReader(const Catalog& catalog);
-  ~TileReader();
   TileReader(const TileReader&) = delete;
   TileReader& operator=(const TileReader&) = delete;
 
@@ -22,9 +21,8 @@ class TileReader {
   void read(std::size_t index, Bytes& buffer);
 
  private:
-  struct Shards;
   const Catalog& catalog_;
-  std::unique_ptr<Shards> shards_;
+  ShardReader shards_;
 };
 
 }  // namespace quadrat

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "quadrat/base/files.h"
+
+namespace quadrat {
+
+/// Packed shards: plain .tar files in WebDataset layout (KEY.png, and KEY.cls where the class is known), so that tar
+/// and Python's webdataset read them too, with an index beside them, shards.tsv:
+///
+///     shard<TAB>key<TAB>label<TAB>offset<TAB>size<TAB>crc32      one line a tile, header first, crc32 in hex
+///
+/// The index says where each PNG is, so that a tile costs one pread and nobody walks the tars.
+inline constexpr const char* kShardIndexName = "shards.tsv";
+
+struct ShardEntry {
+  std::uint32_t shard = 0;  ///< index into ShardSet::shards
+  std::string key;          ///< tile name without ".png"; may hold '/'
+  std::string label;        ///< class name, empty where unknown
+  std::uint64_t offset = 0;  ///< of the PNG's first byte in the .tar
+  std::uint32_t size_bytes = 0;
+  std::uint32_t crc32 = 0;  ///< of the PNG's bytes (zlib's CRC-32)
+};
+
+struct ShardSet {
+  std::vector<std::string> shards;  ///< file names below the folder
+  std::vector<ShardEntry> entries;  ///< in the index's order
+};
+
+bool has_shard_index(const Path& folder);
+
+/// @throws InputError naming the index's line that is wrong, a shard that is missing or shorter than its index says
+ShardSet read_shard_index(const Path& folder);
+
+/// Reads tiles out of shards by pread; files open on first use and stay open. Not thread-safe.
+class ShardReader {
+ public:
+  ShardReader(Path folder, std::vector<std::string> shards);
+  ~ShardReader();
+  ShardReader(const ShardReader&) = delete;
+  ShardReader& operator=(const ShardReader&) = delete;
+
+  /// @throws IoError, or InputError naming the shard where it ends early or the checksum differs
+  void read(std::uint32_t shard, std::uint64_t offset, std::uint32_t size_bytes, std::uint32_t crc32,
+            Bytes& buffer);
+
+ private:
+  Path folder_;
+  std::vector<std::string> shards_;
+  std::vector<int> descriptors_;
+};
+
+}  // namespace quadrat

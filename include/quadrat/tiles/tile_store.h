@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "quadrat/base/files.h"
+#include "quadrat/tiles/catalog.h"
+#include "quadrat/tiles/reader.h"
+
+namespace quadrat {
+
+struct StoreLimits {
+  std::uint64_t memory_bytes = std::uint64_t{8} << 30;  ///< decoded tiles kept in memory
+  Path scratch;  ///< folder on a local disk for those beyond; empty: they are decoded again each time
+};
+
+/// Decodes each tile once and keeps its pixels: in memory up to the limit, beyond it in an unlinked file on the
+/// scratch disk (mapped, so that the kernel keeps the hot part cached). One thread at a time.
+class TileStore {
+ public:
+  /// @param tiles which of the catalog's tiles will be asked for, ascending; the catalog must outlive the store
+  /// @throws IoError where the scratch file cannot be made
+  TileStore(const Catalog& catalog, std::vector<std::uint32_t> tiles, std::uint32_t side_px, const StoreLimits& limits);
+  ~TileStore();
+  TileStore(const TileStore&) = delete;
+  TileStore& operator=(const TileStore&) = delete;
+
+  /// [side, side, 3]; valid until the next call. Decodes on first use.
+  /// @throws InputError naming the tile: unreadable, not a PNG, another size
+  const std::uint8_t* pixels(std::uint32_t tile);
+
+  /// How many of the tiles are kept decoded, now.
+  std::size_t decoded() const { return decoded_count_; }
+
+ private:
+  std::uint8_t* slot(std::size_t position);
+
+  const Catalog& catalog_;
+  TileReader reader_;
+  std::vector<std::uint32_t> tiles_;
+  std::uint32_t side_px_;
+  std::size_t tile_bytes_;
+  std::size_t in_memory_ = 0;   ///< positions below this are in memory_
+  std::size_t in_scratch_ = 0;  ///< the next so many are in scratch_
+  std::uint8_t* memory_ = nullptr;
+  std::uint8_t* scratch_ = nullptr;
+  std::vector<bool> decoded_;
+  std::size_t decoded_count_ = 0;
+  std::vector<std::uint8_t> spare_;
+  Bytes file_;
+};
+
+}  // namespace quadrat

@@ -1,0 +1,93 @@
+#include "quadrat/tiles/tile_store.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+
+#include "quadrat/base/error.h"
+#include "quadrat/image/png.h"
+
+namespace quadrat {
+
+namespace {
+
+/// Reserved now, given pages when first written: a tile that is never asked for costs nothing.
+std::uint8_t* map_memory(std::size_t bytes) {
+  void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (address == MAP_FAILED) throw IoError::from_errno("reserve memory for decoded tiles", fmt::format("{} bytes", bytes));
+  return static_cast<std::uint8_t*>(address);
+}
+
+std::uint8_t* map_scratch(const Path& folder, std::size_t bytes) {
+  std::string name = (folder / ".quadrat-scratch-XXXXXX").string();
+  const int file = ::mkostemp(name.data(), O_CLOEXEC);
+  if (file < 0) throw IoError::from_errno("create a scratch file in", folder.native());
+  ::unlink(name.c_str());
+  // Taken now: running out later would be a SIGBUS in the middle of an epoch.
+  const int failed = ::posix_fallocate(file, 0, static_cast<off_t>(bytes));
+  void* address = MAP_FAILED;
+  if (failed == 0) address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (failed != 0) errno = failed;
+  const int code = errno;
+  ::close(file);
+  errno = code;
+  if (address == MAP_FAILED) throw IoError::from_errno("reserve scratch space in", folder.native());
+  return static_cast<std::uint8_t*>(address);
+}
+
+}  // namespace
+
+TileStore::TileStore(const Catalog& catalog, std::vector<std::uint32_t> tiles, std::uint32_t side_px,
+                     const StoreLimits& limits)
+    : catalog_(catalog),
+      reader_(catalog),
+      tiles_(std::move(tiles)),
+      side_px_(side_px),
+      tile_bytes_(std::size_t{3} * side_px * side_px),
+      decoded_(tiles_.size(), false),
+      spare_(tile_bytes_) {
+  in_memory_ = std::min<std::size_t>(tiles_.size(), limits.memory_bytes / tile_bytes_);
+  if (in_memory_ > 0) memory_ = map_memory(in_memory_ * tile_bytes_);
+  if (in_memory_ < tiles_.size() && !limits.scratch.empty()) {
+    in_scratch_ = tiles_.size() - in_memory_;
+    scratch_ = map_scratch(limits.scratch, in_scratch_ * tile_bytes_);
+  }
+}
+
+TileStore::~TileStore() {
+  if (memory_ != nullptr) ::munmap(memory_, in_memory_ * tile_bytes_);
+  if (scratch_ != nullptr) ::munmap(scratch_, in_scratch_ * tile_bytes_);
+}
+
+std::uint8_t* TileStore::slot(std::size_t position) {
+  if (position < in_memory_) return memory_ + position * tile_bytes_;
+  position -= in_memory_;
+  return position < in_scratch_ ? scratch_ + position * tile_bytes_ : nullptr;
+}
+
+const std::uint8_t* TileStore::pixels(std::uint32_t tile) {
+  const auto position = static_cast<std::size_t>(std::lower_bound(tiles_.begin(), tiles_.end(), tile) - tiles_.begin());
+  std::uint8_t* target = slot(position);
+  if (decoded_[position]) return target;
+  const bool kept = target != nullptr;
+  if (!kept) target = spare_.data();
+  reader_.read(tile, file_);
+  try {
+    decode_png_tile(file_, side_px_, {target, tile_bytes_});
+  } catch (const Error& error) {
+    throw InputError("use tile", (catalog_.root / catalog_.tiles[tile].name).native(), error.what(),
+                     "mend or remove it");
+  }
+  if (kept) {
+    decoded_[position] = true;
+    ++decoded_count_;
+  }
+  return target;
+}
+
+}  // namespace quadrat
