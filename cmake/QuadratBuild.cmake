@@ -58,10 +58,14 @@ endfunction()
 # One precompiled <torch/torch.h> for everything that includes it: it costs ~15 s a file otherwise.
 function(quadrat_use_torch_pch target)
   target_link_libraries(${target} PUBLIC LibTorch::LibTorch)
+  # The wheel's include folder holds an fmt of its own, newer than the system's and found first. Header-only, in its
+  # own inline namespace, it never meets the system's library that the other rooms link.
+  target_compile_definitions(${target} PRIVATE FMT_HEADER_ONLY)
   if(NOT TARGET quadrat_torch_pch)
     file(WRITE "${CMAKE_BINARY_DIR}/torch_pch.cpp" "")
     add_library(quadrat_torch_pch OBJECT "${CMAKE_BINARY_DIR}/torch_pch.cpp")
-    target_link_libraries(quadrat_torch_pch PRIVATE LibTorch::LibTorch quadrat_warnings)
+    target_link_libraries(quadrat_torch_pch PRIVATE LibTorch::LibTorch fmt::fmt quadrat_warnings)
+    target_compile_definitions(quadrat_torch_pch PRIVATE FMT_HEADER_ONLY)
     target_precompile_headers(quadrat_torch_pch PRIVATE <torch/torch.h>)
   endif()
   target_precompile_headers(${target} REUSE_FROM quadrat_torch_pch)
