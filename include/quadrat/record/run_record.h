@@ -49,17 +49,23 @@ struct RunRecord {
   std::vector<std::string> classes;  ///< in index order
   std::vector<EpochRow> epochs;
   std::uint32_t kept_epoch = 0;  ///< the epoch whose model was kept, 0 for none: attribute of /epochs
-  Predictions validation;        ///< of the kept epoch; /confusion and /per_class are computed from it
+  Predictions validation;        ///< of the kept epoch
+  /// [classes, classes], rows true, columns predicted: set by write_run_record from `validation`, zeros without
+  /// labels. /per_class is computed from it.
+  std::vector<std::int64_t> confusion;
 };
 
 /// Replaces `path` atomically by the whole record (see replace_file), so that readers find a whole file always.
-/// @throws IoError with HDF5's own words
+/// Sets `updated`, `confusion`, and what is empty of `created`, `program` and `git_commit` (the last from this build).
+/// @pre sizes agree: labels and predicted one a tile or none at all, probabilities tiles x classes, both < classes
+/// @throws IoError
 void write_run_record(const Path& path, RunRecord& record);
 
-/// @throws InputError naming what is wrong: not HDF5, not a run record, a newer schema_version, a missing part.
+/// @throws IoError where there is no such file or it cannot be read; InputError naming what is wrong with it: not
+///   HDF5, cut short, not a run record, a newer schema_version, a missing part, classes that are none.
 RunRecord read_run_record(const Path& path);
 
-/// Reads all but /predictions, which can be large: what lists and comparisons need.
+/// Reads all but /predictions, which can be large: what lists and comparisons need. `confusion` is there.
 RunRecord read_run_summary(const Path& path);
 
 /// counts[true * classes + predicted].

@@ -36,7 +36,9 @@ struct ScoreRecord {
   std::vector<RejectedTile> rejected;
 };
 
-/// Replaces `path` atomically. Sets `updated`, and `created` where empty. @throws IoError
+/// Replaces `path` atomically. Sets `updated`, and `created` where empty. The attribute `tiles` counts predictions;
+/// `tiles_per_s` is that over `seconds`, 0 while either is 0.
+/// @pre sizes agree, as for write_run_record; corners one a prediction or none @throws IoError
 void write_score_record(const Path& path, ScoreRecord& record);
 
 /// @throws InputError as read_run_record
