@@ -24,10 +24,11 @@ struct PngLimits {
   std::uint32_t max_chunks = 1000;
 };
 
-/// Decodes any valid PNG to 8-bit RGB by one written rule: palettes are looked up; grey is repeated into three
-/// channels; grey of 1, 2 or 4 bits is scaled to 0..255; of 16 bits the high byte is kept; alpha and tRNS are
-/// dropped, not blended; gamma and colour profiles are not applied.
-/// @throws InputError with libpng's own words for anything that is not a whole, valid PNG within the limits. The
+/// Decodes any valid PNG to 8-bit RGB by one written rule: palettes are looked up; grey is repeated
+/// into three channels; grey of 1, 2 or 4 bits is scaled to 0..255; of 16 bits the high byte is
+/// kept; alpha and tRNS are dropped, not blended; gamma and colour profiles are not applied.
+/// @throws InputError with libpng's own words for anything that is not a whole, valid PNG within
+/// the limits. The
 ///   message does not name the file: the bytes have no name; callers add it.
 Image decode_png(std::span<const std::byte> file, const PngLimits& limits = {});
 
@@ -38,13 +39,17 @@ struct PngSize {
 };
 PngSize read_png_size(std::span<const std::byte> file);
 
-/// Decodes into `rgb`, which the caller owns and sizes: [side_px, side_px, 3]. Allocates nothing once warm (its
-/// scratch memory is per thread). The common tile (8-bit RGB, not interlaced) takes a quicker way to the same bytes.
+/// Decodes into `rgb`, which the caller owns and sizes: [side_px, side_px, 3]. Allocates nothing
+/// once warm (its scratch memory is per thread). The common tile (8-bit RGB, not interlaced) takes
+/// a quicker way to the same bytes.
 /// @throws InputError as decode_png, and where the image is not side_px by side_px.
-void decode_png_tile(std::span<const std::byte> file, std::uint32_t side_px, std::span<std::uint8_t> rgb);
+void decode_png_tile(std::span<const std::byte> file, std::uint32_t side_px,
+                     std::span<std::uint8_t> rgb);
 
-/// An 8-bit RGB PNG, not interlaced. @param level 0 (fastest) to 12 (smallest) @param rgb [height, width, 3]
+/// An 8-bit RGB PNG, not interlaced. @param level 0 (fastest) to 12 (smallest) @param rgb [height,
+/// width, 3]
 /// @throws InputError where the sizes do not fit.
-Bytes encode_png(std::span<const std::uint8_t> rgb, std::uint32_t width_px, std::uint32_t height_px, int level = 6);
+Bytes encode_png(std::span<const std::uint8_t> rgb, std::uint32_t width_px, std::uint32_t height_px,
+                 int level = 6);
 
 }  // namespace quadrat
