@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: where things are, how they speak.
+# Sourced by the scripts beside it: where things are, how they speak. They use what is set here:
+# shellcheck disable=SC2034
 
 program=${0##*/}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
