@@ -1,0 +1,45 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <memory>
+
+#include "quadrat/mpi/communicator.h"
+
+namespace quadrat::comm {
+
+/// A sum over ranks that is under way.
+class Pending {
+ public:
+  virtual ~Pending() = default;
+  /// Moves the sum on where the backend needs the caller for that; never waits. @return whether it is done
+  virtual bool poll() = 0;
+  /// Returns when the tensor holds the sum (on a GPU: when the current stream may use it). @throws CommError
+  virtual void wait() = 0;
+};
+
+/// Sums tensors over all ranks. Ranks must start the same sums in the same order.
+class AllReduce {
+ public:
+  virtual ~AllReduce() = default;
+
+  /// Starts `values` += the other ranks' values, in place. The tensor must be dense (any memory format, the same on
+  /// every rank), float32, float64 or bfloat16, and stay alive and untouched until wait().
+  virtual std::unique_ptr<Pending> start(torch::Tensor values) = 0;
+
+  virtual int ranks() const = 0;
+};
+
+/// Over MPI, for tensors in host memory. Non-blocking: MPI moves data while the caller polls.
+/// @param communicator is duplicated
+std::unique_ptr<AllReduce> make_mpi_all_reduce(const mpi::Communicator& communicator);
+
+/// Over NCCL, for tensors on this rank's GPU, on a stream of its own. The NCCL id is made on rank 0 and sent by MPI.
+/// Collective. @throws DeviceError where this build has no NCCL, where there is no GPU, or where two ranks would
+/// share one
+std::unique_ptr<AllReduce> make_nccl_all_reduce(const mpi::Communicator& communicator, int device_index);
+
+/// Whether this build has NCCL.
+bool has_nccl();
+
+}  // namespace quadrat::comm

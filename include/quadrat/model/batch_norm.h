@@ -1,0 +1,44 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <functional>
+#include <string_view>
+
+namespace quadrat {
+
+/// Where a training batch's statistics come from.
+enum class BatchNormMode {
+  kSync,    ///< the whole global batch: N ranks compute what one rank would
+  kLocal,   ///< each rank's part of it, as PyTorch's DistributedDataParallel by default
+  kFrozen,  ///< the pretrained running statistics, which stay as they are
+};
+
+/// @throws UsageError
+BatchNormMode parse_batch_norm(std::string_view name);
+
+/// Sums a float64 tensor over all ranks, in place.
+using SumOverRanks = std::function<void(torch::Tensor&)>;
+
+/// Batch normalisation over [N, C, H, W] with torchvision's parameter and buffer names (Ioffe and Szegedy, 2015).
+/// Equals torch::nn::BatchNorm2d of the whole batch (eps 1e-5, momentum 0.1) where the mode is kSync or there is
+/// one rank. Collective in training mode with kSync: ranks must call it in the same order.
+class BatchNormImpl : public torch::nn::Module {
+ public:
+  explicit BatchNormImpl(std::int64_t channels);
+
+  torch::Tensor forward(const torch::Tensor& input);
+
+  /// @param sum needed for kSync
+  void set_mode(BatchNormMode mode, SumOverRanks sum);
+
+  torch::Tensor weight, bias;                                    ///< [C]
+  torch::Tensor running_mean, running_var, num_batches_tracked;  ///< [C], [C], scalar int64
+
+ private:
+  BatchNormMode mode_ = BatchNormMode::kLocal;
+  SumOverRanks sum_;
+};
+TORCH_MODULE(BatchNorm);
+
+}  // namespace quadrat

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <string>
+#include <vector>
+
+#include "quadrat/model/network.h"
+#include "quadrat/weights/weights_file.h"
+
+namespace quadrat {
+
+/// What model.safetensors says of itself, as its metadata.
+struct ModelCard {
+  Architecture architecture = Architecture::kResNet18;
+  std::vector<std::string> classes;  ///< in index order
+  std::array<float, 3> mean = kImageNetMean;
+  std::array<float, 3> std = kImageNetStd;
+  std::uint32_t tile_px = kTileSide_px;
+  Retraining retraining = Retraining::kAll;
+};
+
+/// Copies a file's tensors into the network. The last layer is left as it is where the file's has another number of
+/// classes. Tensors of half precision are widened.
+/// @returns whether the last layer was loaded too
+/// @throws InputError naming the file: weights of another network, a missing or misshapen tensor
+bool load_weights(Network& network, const WeightsFile& weights, const Path& path);
+
+/// The network's parameters and buffers, as float32, under torchvision's names.
+WeightsFile to_weights_file(const Network& network, const ModelCard& card);
+
+/// @throws InputError where the metadata is not what to_weights_file writes
+ModelCard read_model_card(const WeightsFile& weights, const Path& path);
+
+StoredTensor to_stored(const std::string& name, const torch::Tensor& tensor);
+torch::Tensor to_tensor(const StoredTensor& stored);
+
+}  // namespace quadrat

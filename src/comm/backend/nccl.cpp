@@ -1,0 +1,153 @@
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/cuda/CUDAEvent.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <fmt/format.h>
+#include <nccl.h>
+
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <thread>
+
+#include "quadrat/base/error.h"
+#include "quadrat/comm/all_reduce.h"
+
+namespace quadrat::comm {
+
+namespace {
+
+void check_nccl(ncclResult_t result, const char* call, ncclComm_t comm = nullptr) {
+  if (result == ncclSuccess || result == ncclInProgress) return;
+  throw CommError("exchange data with the other GPUs", "",
+                  fmt::format("{} reported {} ({})", call, ncclGetErrorString(result), ncclGetLastError(comm)),
+                  "see whether a GPU, a node or the network failed, then start the same command again");
+}
+
+/// Two ranks on one GPU would deadlock inside NCCL; say so before it is asked. Collective.
+void refuse_shared_gpus(const mpi::Communicator& ranks, int device_index) {
+  const auto* properties = at::cuda::getDeviceProperties(static_cast<c10::DeviceIndex>(device_index));
+  Bytes mine(sizeof properties->uuid);
+  std::memcpy(mine.data(), &properties->uuid, mine.size());
+  const std::vector<Bytes> all = ranks.gather(mine);
+  mpi::together(ranks, [&] {
+    std::map<Bytes, std::size_t> first;
+    for (std::size_t rank = 0; rank < all.size(); ++rank) {
+      const auto [it, added] = first.emplace(all[rank], rank);
+      if (!added) {
+        throw DeviceError("use one GPU a rank", "", fmt::format("ranks {} and {} were given the same GPU", it->second, rank),
+                          "start as many ranks on each node as it has GPUs");
+      }
+    }
+  });
+}
+
+class NcclAllReduce : public AllReduce {
+ public:
+  NcclAllReduce(const mpi::Communicator& ranks, int device_index)
+      : ranks_(ranks.size()),
+        device_(static_cast<c10::DeviceIndex>(device_index)),
+        stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device_)) {
+    refuse_shared_gpus(ranks, device_index);
+    const c10::cuda::CUDAGuard guard(device_);
+    ncclUniqueId id{};
+    mpi::together(ranks, [&] {
+      if (ranks.is_root()) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId");
+    });
+    Bytes bytes(sizeof id);
+    std::memcpy(bytes.data(), &id, sizeof id);
+    bytes = ranks.broadcast(std::move(bytes));
+    std::memcpy(&id, bytes.data(), sizeof id);
+    mpi::together(ranks, [&] {
+      check_nccl(ncclCommInitRank(&comm_, ranks.size(), id, ranks.rank()), "ncclCommInitRank");
+    });
+  }
+
+  ~NcclAllReduce() override {
+    // Destroying waits for the other ranks; while an exception unwinds, one of them may be gone.
+    if (comm_ == nullptr) return;
+    if (std::uncaught_exceptions() > 0) {
+      ncclCommAbort(comm_);
+    } else {
+      ncclCommDestroy(comm_);
+    }
+  }
+
+  std::unique_ptr<Pending> start(torch::Tensor values) override;
+  int ranks() const override { return ranks_; }
+
+  /// Work that was queued may fail later; then nothing on the stream ever finishes, so abort instead of waiting.
+  void check_asynchronous() {
+    ncclResult_t result = ncclSuccess;
+    check_nccl(ncclCommGetAsyncError(comm_, &result), "ncclCommGetAsyncError", comm_);
+    if (result == ncclSuccess || result == ncclInProgress) return;
+    const std::string text = ncclGetLastError(comm_);
+    ncclCommAbort(std::exchange(comm_, nullptr));
+    throw CommError("exchange data with the other GPUs", "", fmt::format("{} ({})", ncclGetErrorString(result), text),
+                    "another rank or the network between the nodes failed; start the same command again");
+  }
+
+ private:
+  int ranks_;
+  c10::DeviceIndex device_;
+  c10::cuda::CUDAStream stream_;
+  ncclComm_t comm_ = nullptr;
+};
+
+class NcclPending : public Pending {
+ public:
+  NcclPending(NcclAllReduce& owner, at::cuda::CUDAEvent done) : owner_(owner), done_(std::move(done)) {}
+
+  bool poll() override {
+    owner_.check_asynchronous();
+    return done_.query();
+  }
+
+  void wait() override {
+    owner_.check_asynchronous();
+    done_.block(c10::cuda::getCurrentCUDAStream());
+  }
+
+ private:
+  NcclAllReduce& owner_;
+  at::cuda::CUDAEvent done_;
+};
+
+std::unique_ptr<Pending> NcclAllReduce::start(torch::Tensor values) {
+  TORCH_CHECK(values.is_cuda() && values.is_non_overlapping_and_dense(), "a dense tensor on a GPU");
+  ncclDataType_t type = ncclFloat;
+  switch (values.scalar_type()) {
+    case torch::kFloat:
+      break;
+    case torch::kDouble:
+      type = ncclDouble;
+      break;
+    case torch::kBFloat16:
+      type = ncclBfloat16;
+      break;
+    default:
+      TORCH_CHECK(false, "no NCCL sum for ", values.scalar_type());
+  }
+  const c10::cuda::CUDAGuard guard(device_);
+  at::cuda::CUDAEvent ready;
+  ready.record(c10::cuda::getCurrentCUDAStream());
+  ready.block(stream_);
+  // The allocator must not hand this memory on before the stream is through with it.
+  values.record_stream(stream_);
+  check_nccl(ncclAllReduce(values.data_ptr(), values.data_ptr(), static_cast<std::size_t>(values.numel()), type, ncclSum,
+                           comm_, stream_.stream()),
+             "ncclAllReduce", comm_);
+  at::cuda::CUDAEvent done;
+  done.record(stream_);
+  return std::make_unique<NcclPending>(*this, std::move(done));
+}
+
+}  // namespace
+
+bool has_nccl() { return true; }
+
+std::unique_ptr<AllReduce> make_nccl_all_reduce(const mpi::Communicator& communicator, int device_index) {
+  return std::make_unique<NcclAllReduce>(communicator, device_index);
+}
+
+}  // namespace quadrat::comm

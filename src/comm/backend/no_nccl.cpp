@@ -1,0 +1,12 @@
+#include "quadrat/base/error.h"
+#include "quadrat/comm/all_reduce.h"
+
+namespace quadrat::comm {
+
+bool has_nccl() { return false; }
+
+std::unique_ptr<AllReduce> make_nccl_all_reduce(const mpi::Communicator& /*communicator*/, int /*device_index*/) {
+  throw DeviceError("use a GPU", "", "this build has no CUDA", "build with the gpu preset, or give --device cpu");
+}
+
+}  // namespace quadrat::comm

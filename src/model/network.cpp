@@ -1,0 +1,237 @@
+#include "quadrat/model/network.h"
+
+#include <cstring>
+
+#include "quadrat/base/error.h"
+#include "quadrat/base/random.h"
+
+namespace quadrat {
+
+namespace nn = torch::nn;
+
+namespace {
+
+nn::Conv2d convolution(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride,
+                       std::int64_t padding, bool bias) {
+  return nn::Conv2d(nn::Conv2dOptions(in, out, kernel).stride(stride).padding(padding).bias(bias));
+}
+
+/// In place: neither a convolution nor a normalisation needs its output again for its gradient.
+torch::Tensor rectified(torch::Tensor values) { return values.relu_(); }
+
+/// A module that only groups others under a name.
+struct Group : nn::Module {};
+
+/// Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014, as torchvision has it.
+class AlexNet : public Network {
+ public:
+  explicit AlexNet(std::int64_t classes) : Network(Architecture::kAlexNet, classes) {
+    features_ = register_module("features", std::make_shared<Group>());
+    classifier_ = register_module("classifier", std::make_shared<Group>());
+    conv1_ = features_->register_module("0", convolution(3, 64, 11, 4, 2, true));
+    conv2_ = features_->register_module("3", convolution(64, 192, 5, 1, 2, true));
+    conv3_ = features_->register_module("6", convolution(192, 384, 3, 1, 1, true));
+    conv4_ = features_->register_module("8", convolution(384, 256, 3, 1, 1, true));
+    conv5_ = features_->register_module("10", convolution(256, 256, 3, 1, 1, true));
+    fc6_ = classifier_->register_module("1", nn::Linear(256 * 6 * 6, 4096));
+    fc7_ = classifier_->register_module("4", nn::Linear(4096, 4096));
+    fc8_ = classifier_->register_module("6", nn::Linear(4096, classes));
+  }
+
+  nn::Linear last_layer() const override { return fc8_; }
+  std::string last_layer_name() const override { return "classifier.6"; }
+
+ protected:
+  torch::Tensor body(const torch::Tensor& input) override {
+    auto x = torch::max_pool2d(rectified(conv1_(input)), 3, 2);
+    x = torch::max_pool2d(rectified(conv2_(x)), 3, 2);
+    x = rectified(conv3_(x));
+    x = rectified(conv4_(x));
+    x = torch::max_pool2d(rectified(conv5_(x)), 3, 2);
+    // At 224 px this is what comes out already.
+    if (x.size(2) != 6 || x.size(3) != 6) x = torch::adaptive_avg_pool2d(x, {6, 6});
+    return x.flatten(1);
+  }
+
+  torch::Tensor middle(const torch::Tensor& features) override {
+    const auto x = rectified(fc6_(dropout(features, 0)));
+    return rectified(fc7_(dropout(x, 1)));
+  }
+
+  std::vector<nn::Module*> trained_modules() override {
+    switch (retraining()) {
+      case Retraining::kLastOnly:
+        return {fc8_.get()};
+      case Retraining::kFullyConnected:
+        return {classifier_.get()};
+      case Retraining::kAll:
+        break;
+    }
+    return {this};
+  }
+
+ private:
+  std::shared_ptr<Group> features_, classifier_;
+  nn::Conv2d conv1_{nullptr}, conv2_{nullptr}, conv3_{nullptr}, conv4_{nullptr}, conv5_{nullptr};
+  nn::Linear fc6_{nullptr}, fc7_{nullptr}, fc8_{nullptr};
+};
+
+/// He, Zhang, Ren and Sun, "Deep residual learning for image recognition", 2015: two 3x3 convolutions and a shortcut.
+class BasicBlock : public nn::Module {
+ public:
+  BasicBlock(std::int64_t in, std::int64_t out, std::int64_t stride) {
+    conv1_ = register_module("conv1", convolution(in, out, 3, stride, 1, false));
+    bn1_ = register_module("bn1", BatchNorm(out));
+    conv2_ = register_module("conv2", convolution(out, out, 3, 1, 1, false));
+    bn2_ = register_module("bn2", BatchNorm(out));
+    if (stride != 1 || in != out) {
+      auto downsample = register_module("downsample", std::make_shared<Group>());
+      shortcut_conv_ = downsample->register_module("0", convolution(in, out, 1, stride, 0, false));
+      shortcut_bn_ = downsample->register_module("1", BatchNorm(out));
+    }
+  }
+
+  torch::Tensor forward(const torch::Tensor& input) {
+    const auto shortcut = shortcut_conv_.is_empty() ? input : shortcut_bn_(shortcut_conv_(input));
+    const auto x = rectified(bn1_(conv1_(input)));
+    return rectified(bn2_(conv2_(x)).add_(shortcut));
+  }
+
+ private:
+  nn::Conv2d conv1_{nullptr}, conv2_{nullptr}, shortcut_conv_{nullptr};
+  BatchNorm bn1_{nullptr}, bn2_{nullptr}, shortcut_bn_{nullptr};
+};
+
+class ResNet18 : public Network {
+ public:
+  explicit ResNet18(std::int64_t classes) : Network(Architecture::kResNet18, classes) {
+    conv1_ = register_module("conv1", convolution(3, 64, 7, 2, 3, false));
+    bn1_ = register_module("bn1", BatchNorm(64));
+    std::int64_t channels = 64;
+    for (int stage = 1; stage <= 4; ++stage) {
+      auto group = register_module("layer" + std::to_string(stage), std::make_shared<Group>());
+      const std::int64_t out = std::int64_t{64} << (stage - 1);
+      for (int block = 0; block < 2; ++block) {
+        const std::int64_t stride = stage > 1 && block == 0 ? 2 : 1;
+        blocks_.push_back(group->register_module(std::to_string(block),
+                                                 std::make_shared<BasicBlock>(channels, out, stride)));
+        channels = out;
+      }
+    }
+    fc_ = register_module("fc", nn::Linear(512, classes));
+    for (const auto& module : modules(false)) {
+      if (auto* conv = module->as<nn::Conv2d>()) nn::init::kaiming_normal_(conv->weight, 0, torch::kFanOut, torch::kReLU);
+    }
+  }
+
+  nn::Linear last_layer() const override { return fc_; }
+  std::string last_layer_name() const override { return "fc"; }
+
+ protected:
+  torch::Tensor body(const torch::Tensor& input) override {
+    auto x = torch::max_pool2d(rectified(bn1_(conv1_(input))), 3, 2, 1);
+    for (const auto& block : blocks_) x = block->forward(x);
+    return torch::adaptive_avg_pool2d(x, {1, 1}).flatten(1);
+  }
+
+  torch::Tensor middle(const torch::Tensor& features) override { return features; }
+
+  std::vector<nn::Module*> trained_modules() override {
+    if (retraining() == Retraining::kLastOnly) return {fc_.get()};
+    return {this};
+  }
+
+ private:
+  nn::Conv2d conv1_{nullptr};
+  BatchNorm bn1_{nullptr};
+  std::vector<std::shared_ptr<BasicBlock>> blocks_;
+  nn::Linear fc_{nullptr};
+};
+
+}  // namespace
+
+std::shared_ptr<Network> Network::create(Architecture architecture, std::int64_t classes, std::uint64_t seed) {
+  torch::manual_seed(seed);
+  std::shared_ptr<Network> network;
+  if (architecture == Architecture::kAlexNet) {
+    network = std::make_shared<AlexNet>(classes);
+  } else {
+    network = std::make_shared<ResNet18>(classes);
+  }
+  return network;
+}
+
+void Network::set_retraining(Retraining retraining) {
+  if (retraining == Retraining::kFullyConnected && architecture_ == Architecture::kResNet18) {
+    throw UsageError(
+        "--retraining_type fully_connected does not go with resnet18, which has one fully connected layer; use "
+        "last_only or all");
+  }
+  retraining_ = retraining;
+  for (auto& parameter : parameters()) parameter.set_requires_grad(false);
+  for (nn::Module* module : trained_modules()) {
+    for (auto& parameter : module->parameters()) parameter.set_requires_grad(true);
+  }
+}
+
+void Network::set_batch_norm(BatchNormMode mode, const SumOverRanks& sum) {
+  for (const auto& module : modules()) {
+    auto* norm = module->as<BatchNormImpl>();
+    if (norm == nullptr) continue;
+    norm->set_mode(mode, sum);
+  }
+}
+
+void Network::train_mode() {
+  eval();
+  for (nn::Module* module : trained_modules()) module->train();
+  // Dropout belongs to the linear layers: on while any of them but the last is trained.
+  if (retraining_ == Retraining::kFullyConnected) train(true);
+}
+
+torch::Tensor Network::frozen_part(const torch::Tensor& input) {
+  if (retraining_ == Retraining::kAll) return input;
+  const torch::NoGradGuard no_gradients;
+  const auto features = body(input);
+  return retraining_ == Retraining::kLastOnly ? middle(features) : features;
+}
+
+torch::Tensor Network::trained_part(const torch::Tensor& features) {
+  switch (retraining_) {
+    case Retraining::kLastOnly:
+      return last_layer()->forward(features);
+    case Retraining::kFullyConnected:
+      return last_layer()->forward(middle(features));
+    case Retraining::kAll:
+      break;
+  }
+  return last_layer()->forward(middle(body(features)));
+}
+
+std::vector<torch::Tensor> Network::trained_parameters() const {
+  std::vector<torch::Tensor> trained;
+  for (const auto& parameter : parameters()) {
+    if (parameter.requires_grad()) trained.push_back(parameter);
+  }
+  return trained;
+}
+
+torch::Tensor Network::dropout(const torch::Tensor& values, std::uint64_t layer) const {
+  if (!is_training()) return values;
+  const auto rows = values.size(0);
+  const auto columns = values.size(1);
+  TORCH_CHECK(static_cast<std::int64_t>(dropout_keys_.size()) == rows, "a dropout key for each row");
+  auto mask = torch::empty({rows, columns}, torch::kFloat);
+  float* out = mask.data_ptr<float>();
+  for (const std::uint64_t key : dropout_keys_) {
+    KeyedRandom random({kStreamDropout, key, layer});
+    for (std::int64_t i = 0; i < columns; i += 64) {
+      std::uint64_t bits = random.next();
+      const std::int64_t end = std::min<std::int64_t>(columns, i + 64);
+      for (std::int64_t j = i; j < end; ++j, bits >>= 1) *out++ = static_cast<float>(bits & 1U) * 2.0F;
+    }
+  }
+  return values * mask.to(values.options());
+}
+
+}  // namespace quadrat
