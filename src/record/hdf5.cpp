@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <libdeflate.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,7 +11,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
-#include <limits>
+#include <memory>
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/text.h"
@@ -21,6 +22,7 @@ namespace {
 
 constexpr std::size_t kBlockBytes = std::size_t{4} << 20;   ///< rows in memory at a time
 constexpr std::size_t kChunkBytes = std::size_t{128} << 10; ///< good for deflate, small for one glance
+constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{256} << 20;
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 16;
 constexpr std::size_t kMaxAttributeBytes = std::size_t{16} << 20;
 /// Deflate packs at best about 1032 to 1: a file that claims more than this holds nothing but claims.
@@ -128,6 +130,73 @@ std::vector<std::uint64_t> extent(const FileOnDisk& file, const Dataset& dataset
                               format_bytes(static_cast<double>(file.size_bytes()))));
   }
   return {sizes.begin(), sizes.end()};
+}
+
+/// Checks that every compressed chunk unpacks to a whole chunk. HDF5 1.10 does not: it reads on past the end of a
+/// shorter one, out of its own memory.
+void check_chunks(const FileOnDisk& file, const Dataset& dataset, const std::string& path,
+                  const std::vector<hsize_t>& sizes) {
+  const Properties properties(H5Dget_create_plist(dataset), "get a dataset's properties");
+  const int filters = H5Pget_nfilters(properties);
+  if (H5Pget_layout(properties) != H5D_CHUNKED || filters <= 0) return;
+  unsigned deflate_bit = 0;
+  unsigned checksum_bit = 0;
+  for (unsigned i = 0; i < static_cast<unsigned>(filters); ++i) {
+    unsigned flags = 0;
+    std::size_t values = 0;
+    const H5Z_filter_t filter = H5Pget_filter2(properties, i, &flags, &values, nullptr, 0, nullptr, nullptr);
+    if (filter == H5Z_FILTER_DEFLATE && deflate_bit == 0 && checksum_bit == 0) {
+      deflate_bit = 1U << i;
+    } else if (filter == H5Z_FILTER_FLETCHER32 && checksum_bit == 0) {
+      checksum_bit = 1U << i;
+    } else if (filter != H5Z_FILTER_SHUFFLE || deflate_bit != 0 || checksum_bit != 0) {
+      throw Failure(fmt::format("'{}' is packed by something other than shuffle and deflate", path));
+    }
+  }
+  std::vector<hsize_t> sides(sizes.size());
+  const Type type(H5Dget_type(dataset), "get a dataset's type");
+  if (H5Pget_chunk(properties, static_cast<int>(sides.size()), sides.data()) != static_cast<int>(sides.size())) {
+    fail("get the chunks' size");
+  }
+  hsize_t chunk_bytes = H5Tget_size(type);
+  hsize_t chunks = 1;
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    chunk_bytes *= std::min<hsize_t>(sides[i], kMaxChunkBytes + 1);
+    chunks *= (sizes[i] + sides[i] - 1) / sides[i];
+  }
+  if (chunk_bytes > kMaxChunkBytes) {
+    throw Failure(fmt::format("'{}' has chunks of {}", path, format_bytes(static_cast<double>(chunk_bytes))));
+  }
+  const std::unique_ptr<libdeflate_decompressor, decltype(&libdeflate_free_decompressor)> unpacker(
+      libdeflate_alloc_decompressor(), &libdeflate_free_decompressor);
+  if (!unpacker) throw std::bad_alloc();
+  constexpr std::uint64_t kChecksumBytes = 4;
+  std::vector<std::byte> packed;
+  std::vector<std::byte> whole(chunk_bytes);
+  std::vector<hsize_t> first(sizes.size());
+  for (hsize_t number = 0; number < chunks; ++number) {
+    hsize_t rest = number;
+    for (std::size_t i = sizes.size(); i-- > 0;) {
+      const hsize_t across = (sizes[i] + sides[i] - 1) / sides[i];
+      first[i] = rest % across * sides[i];
+      rest /= across;
+    }
+    const std::string chunk = fmt::format("'{}' from row {} on", path, first[0]);
+    hsize_t packed_bytes = 0;
+    if (H5Dget_chunk_storage_size(dataset, first.data(), &packed_bytes) < 0) fail("find " + chunk);
+    if (packed_bytes == 0) throw Failure(chunk + " is missing");
+    if (packed_bytes > file.size_bytes()) throw Failure(chunk + " claims more than the file has");
+    packed.resize(packed_bytes);
+    std::uint32_t skipped = 0;
+    check(H5Dread_chunk(dataset, H5P_DEFAULT, first.data(), &skipped, packed.data()), "read " + chunk);
+    if (checksum_bit != 0 && (skipped & checksum_bit) == 0) packed_bytes -= std::min<hsize_t>(packed_bytes, kChecksumBytes);
+    const bool is_whole =
+        deflate_bit != 0 && (skipped & deflate_bit) == 0
+            ? libdeflate_zlib_decompress(unpacker.get(), packed.data(), packed_bytes, whole.data(), whole.size(),
+                                         nullptr) == LIBDEFLATE_SUCCESS
+            : packed_bytes == chunk_bytes;
+    if (!is_whole) throw Failure(chunk + " is damaged");
+  }
 }
 
 Type table_type(const Dataset& dataset, const std::string& path) {
@@ -444,6 +513,7 @@ void read_table(const FileOnDisk& file, const std::string& path, std::vector<Col
     }
     offset += column.size_bytes;
   }
+  check_chunks(file, dataset, path, {rows});
   reader.begin(rows);
   const Space space(H5Dget_space(dataset), action);
   const std::uint64_t block = std::max<std::uint64_t>(kBlockBytes / layout.row_bytes(), 1);
@@ -494,6 +564,7 @@ std::vector<std::string> read_strings(const FileOnDisk& file, const std::string&
     throw Failure(fmt::format("'{}' holds no text of fixed length", path));
   }
   const std::uint64_t count = extent(file, dataset, path, 1)[0];
+  check_chunks(file, dataset, path, {count});
   const std::size_t width = H5Tget_size(type);
   std::vector<char> bytes(count * width);
   if (count > 0) check(H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes.data()), action);
@@ -520,6 +591,7 @@ std::vector<std::int64_t> read_matrix(const FileOnDisk& file, const std::string&
   if (sizes[0] != side || sizes[1] != side) {
     throw Failure(fmt::format("'{}' is {}x{}, but there are {} classes", path, sizes[0], sizes[1], side));
   }
+  check_chunks(file, dataset, path, {side, side});
   std::vector<std::int64_t> values(side * side);
   if (side > 0) check(H5Dread(dataset, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), action);
   return values;

@@ -11,6 +11,9 @@
 #include "quadrat/base/error.h"
 #include "quadrat/base/random.h"
 
+// HDF5 1.10 loses 296 bytes of its own for some damaged object headers.
+extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }  // NOLINT(bugprone-reserved-identifier)
+
 namespace quadrat {
 namespace {
 
@@ -26,7 +29,11 @@ class RecordTest : public ::testing::Test {
     make_folder(folder_);
     path_ = folder_ / "run.h5";
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
+  void TearDown() override {
+    std::filesystem::remove_all(folder_);
+    // Every handle was given back, on every way out.
+    EXPECT_EQ(H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL), 0);
+  }
 
   std::string error_of_reading(const Path& path) {
     try {
@@ -282,6 +289,21 @@ TEST_F(RecordTest, huge_claims_are_refused_before_anything_is_allocated) {
     H5Dclose(dataset);
   });
   EXPECT_THAT(error_of_reading(path_), AllOf(HasSubstr("predictions/validation"), HasSubstr("claims")));
+}
+
+// HDF5 1.10 itself reads past the end of a chunk that unpacks to less than it should.
+TEST_F(RecordTest, chunk_that_unpacks_to_less_is_refused) {
+  RunRecord record = test::made_run("made", 0, 600, 3);
+  write_run_record(path_, record);
+  const hid_t file = H5Fopen(path_.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  const hid_t dataset = H5Dopen2(file, "predictions/validation", H5P_DEFAULT);
+  const hsize_t first = 0;
+  // A zlib stream of a single byte: header, stored block, Adler-32.
+  const unsigned char one_byte[] = {0x78, 0x01, 0x01, 0x01, 0x00, 0xFE, 0xFF, 'x', 0x00, 0x79, 0x00, 0x79};
+  ASSERT_GE(H5Dwrite_chunk(dataset, H5P_DEFAULT, 0, &first, sizeof one_byte, one_byte), 0);
+  H5Dclose(dataset);
+  H5Fclose(file);
+  EXPECT_THAT(error_of_reading(path_), AllOf(HasSubstr("predictions/validation"), HasSubstr("damaged")));
 }
 
 TEST_F(RecordTest, links_to_other_files_are_not_followed) {
