@@ -1,6 +1,8 @@
 #include "quadrat/report/run_list.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -38,6 +40,18 @@ const std::set<std::string, std::less<>> kNotWhatWasTrained{
 std::string missing(const Path& folder) {
   std::error_code error;
   return fs::exists(folder / "run.h5", error) ? "" : "there is no run.h5 in it";
+}
+
+/// Asks the system to fetch the files meanwhile: hundreds of small reads one after the other are what a list waits
+/// for on a disk or over NFS.
+void fetch_ahead(const Path& runs, const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    const int fd = ::open((runs / name / "run.h5").c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) continue;
+    constexpr off_t kSummaryBytes = 1 << 18;
+    ::posix_fadvise(fd, 0, kSummaryBytes, POSIX_FADV_WILLNEED);
+    ::close(fd);
+  }
 }
 
 std::vector<std::string> folders_in(const Path& runs) {
@@ -84,7 +98,9 @@ double value_of(const EpochRow& epoch, Metric metric) { return epoch.*info(metri
 
 std::vector<RunEntry> list_runs(const Path& runs) {
   std::vector<RunEntry> entries;
-  for (const std::string& name : folders_in(runs)) {
+  const std::vector<std::string> names = folders_in(runs);
+  fetch_ahead(runs, names);
+  for (const std::string& name : names) {
     RunEntry entry{name, {}, missing(runs / name)};
     if (entry.problem.empty()) {
       try {

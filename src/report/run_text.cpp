@@ -54,9 +54,9 @@ std::string minute_text(const std::string& iso) {
 }
 
 std::string csv_row(const std::vector<std::string>& fields) {
-  std::string row;
-  for (const std::string& field : fields) row += (row.empty() ? "" : ",") + csv_field(field);
-  return row + "\n";
+  std::vector<std::string> quoted;
+  for (const std::string& field : fields) quoted.push_back(csv_field(field));
+  return fmt::format("{}\n", fmt::join(quoted, ","));
 }
 
 std::vector<TextCurve> curves_of(const std::vector<const RunEntry*>& entries, Metric metric) {
@@ -326,7 +326,7 @@ std::string compare_text(const std::vector<RunEntry>& entries, Metric metric, co
     for (const RunEntry* entry : group.entries) {
       const RunRecord& run = entry->record;
       const EpochRow* best = best_epoch(run, metric);
-      results.add({letter, (group.entries.size() > 1 ? "  " : "") + printable(entry->name),
+      results.add({letter, fmt::format("{}{}", group.entries.size() > 1 ? "  " : "", printable(entry->name)),
                    std::string(quadrat::to_string(run.status)), best_text(run, metric),
                    best == nullptr ? "-" : fmt::format("{}", best->epoch), epochs_text(run),
                    format_duration(total_seconds(run)),
@@ -400,7 +400,7 @@ std::string export_csv(const RunRecord& run, const std::string& table) {
 
 std::string plot_text(const std::vector<TextCurve>& curves, const std::string& title, bool percent,
                       const TextStyle& style) {
-  constexpr std::size_t kHeight = 14;
+  constexpr std::size_t kHeight = 13;
   constexpr std::size_t kAxis = 8;
   double low = std::numeric_limits<double>::infinity();
   double high = -low;
@@ -443,7 +443,7 @@ std::string plot_text(const std::vector<TextCurve>& curves, const std::string& t
   for (std::size_t row = 0; row < kHeight; ++row) {
     const double value = high - (high - low) * static_cast<double>(row) / (kHeight - 1);
     const std::string tick =
-        row % 3 == 0 || row + 1 == kHeight ? (percent ? fmt::format("{:.1f}%", 100 * value) : fmt::format("{:.3f}", value))
+        row % 3 == 0 ? (percent ? fmt::format("{:.1f}%", 100 * value) : fmt::format("{:.3f}", value))
                                            : "";
     std::string line = fmt::format("{:>{}} |{}", tick, kAxis - 2, canvas[row]);
     line.erase(line.find_last_not_of(' ') + 1);
