@@ -36,16 +36,29 @@ struct WeightsFile {
   const StoredTensor* find(std::string_view name) const;
 };
 
-/// Reads what the content is, whatever the name: safetensors; torch.save's zip format and the older one, holding a
-/// state dict (dict or OrderedDict of tensors). The pickle inside a .pth is read by an interpreter that knows only
-/// what a state dict needs, so it can never run code.
-/// @throws InputError naming the file and what is wrong with it: cut short, another format, a refused opcode
+/// Reads what the content is, whatever the name: safetensors; torch.save's zip format and the older
+/// one, holding a state dict (dict or OrderedDict of tensors). The pickle inside a .pth is read by
+/// an interpreter that knows only what a state dict needs, so it can never run code.
+/// @throws InputError naming the file and what is wrong with it: cut short, another format, a
+/// refused opcode
 WeightsFile read_weights(const Path& path);
 
 /// As read_weights, from memory: what the fuzzers drive. The message does not name a file.
 WeightsFile parse_weights(std::span<const std::byte> file);
 
-/// Replaces `path` atomically by a safetensors file. @throws IoError
+/// A safetensors file: tensors aligned to their element size, the header naming them in the order
+/// given.
+/// @throws InputError where a tensor's bytes do not fit its shape, a name comes twice or is not
+/// UTF-8
+Bytes to_safetensors(const WeightsFile& weights);
+
+/// torch.save's zip format, which torch.load(weights_only=True) reads; it has no place for the
+/// metadata.
+/// @throws InputError as to_safetensors, and over 4 GB
+Bytes to_torch_zip(const WeightsFile& weights);
+
+/// Replaces `path` atomically by such a file. @throws IoError, and as above
 void write_safetensors(const Path& path, const WeightsFile& weights);
+void write_torch_zip(const Path& path, const WeightsFile& weights);
 
 }  // namespace quadrat
