@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "quadrat/base/files.h"
+#include "quadrat/mpi/communicator.h"
+
+namespace quadrat::geo {
+
+/// What quadrat-cut was asked; see its --help for what each means.
+struct CutOptions {
+  std::vector<std::string> images;
+  Path nlcd;         ///< empty: scoring mode, every whole tile, no labels
+  Path class_table;  ///< empty: ClassTable::nlcd()
+  Path output;
+  Path manifest;  ///< empty: all tiles that the rules keep
+  double validation_fraction = 0;
+  std::vector<std::string> validation_images;  ///< file names or stems
+  std::string split_by = "image";              ///< image, folder
+  bool balance = false;
+  bool labels_only = false;
+  std::int64_t seed = 0;
+  std::int64_t max_black_px = 10;
+  std::int64_t png_level = 6;
+
+  /// What is asked, in a form that a restart is compared by.
+  std::string fingerprint() const;
+  bool has_sets() const { return validation_fraction > 0 || !validation_images.empty(); }
+};
+
+inline constexpr std::int64_t kTilePx = 224;  ///< = metres, at 1 m a pixel
+
+/// Why a tile of the grid is no tile of the set, in the words of tiles.json.
+enum class Fate : std::uint8_t {
+  kWanted,      ///< to be cut
+  kKept,        ///< cut
+  kMixed,       ///< its nine points lie in several classes
+  kNoClass,     ///< one lies in a land cover without a class, such as water
+  kNotCovered,  ///< one lies where the land cover raster has nothing
+  kBlack,       ///< more than max_black_px pixels are (0, 0, 0)
+  kUnbalanced,  ///< removed at random so that classes are even
+  kBorder,      ///< a training tile beside a validation tile
+  kNotListed,   ///< not in the manifest given
+};
+
+struct CutSummary {
+  bool interrupted = false;   ///< a signal came: the same command goes on from here
+  bool was_complete = false;  ///< nothing was left to do
+  std::uint64_t kept = 0;     ///< tiles in the output folder
+  std::uint64_t cut_now = 0;  ///< of these, cut by this call
+  double seconds = 0;
+  /// Tiles of each set and class: {{"train", "Forest"}, 812}; "" where there are no sets or labels.
+  std::map<std::pair<std::string, std::string>, std::uint64_t> counts;
+  std::map<std::string, std::uint64_t> discarded;  ///< by reason
+};
+
+/// Cuts images into tiles of 224 m, rows of the grid dealt to the ranks. Files are as DESIGN
+/// section 6 has them:
+///
+///     OUTPUT/[SET/][CLASS/]IMAGE_i.png     i counts the image's grid row by row from its
+///     north-west corner OUTPUT/[SET/]tile_summaries.csv      the tiles' corners, WGS 84
+///     OUTPUT/manifest.csv                  image,i,label,set of every tile kept, to be cut again
+///     exactly OUTPUT/tiles.json                    what was asked, kept and discarded; there once
+///     all else is
+///
+/// While it runs, OUTPUT/.quadrat_cut holds the plan and what is done: a restart goes on from
+/// there. Collective. @throws InputError, IoError, UsageError
+CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks);
+
+}  // namespace quadrat::geo
