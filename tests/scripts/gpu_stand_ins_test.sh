@@ -32,7 +32,7 @@ library = ctypes.CDLL("torch/libtorch_cuda.so")
 print(getattr(library, sys.argv[2])())' "$@"
 }
 
-if /sbin/ldconfig -p | grep -qE 'libnccl\.so\.2 |libcudnn\.so\.9 '; then
+if /sbin/ldconfig -p | grep -E 'libnccl\.so\.2 |libcudnn\.so\.9 ' >/dev/null; then
   # This machine has one of them. The loader is told to look nowhere but in a folder with neither.
   echo 'note: NVIDIA libraries are installed here; they are hidden by other names for this test'
   gcc -shared -fPIC -Wl,-soname,libnccl.so.99 -o libnccl.so nccl.c
