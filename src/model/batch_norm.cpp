@@ -24,9 +24,13 @@ class SyncBatchNorm : public torch::autograd::Function<SyncBatchNorm> {
     const auto count = static_cast<double>(input.numel() / channels);
     // Each rank's variance is taken about its own mean and only their combination is a difference of squares, in
     // float64: no cancellation however large the mean is.
-    auto [local_var, local_mean] = at::var_mean(input.to(torch::kFloat), at::IntArrayRef{0, 2, 3}, 0, true);
-    const auto mean_64 = local_mean.flatten().to(torch::kDouble);
-    const auto var_64 = local_var.flatten().to(torch::kDouble);
+    auto mean_64 = torch::zeros({channels}, input.options().dtype(torch::kDouble));
+    auto var_64 = torch::zeros_like(mean_64);
+    if (input.numel() > 0) {  // a rank without tiles in this batch still takes part in the sums
+      const auto [local_var, local_mean] = at::var_mean(input.to(torch::kFloat), at::IntArrayRef{0, 2, 3}, 0, true);
+      mean_64 = local_mean.flatten().to(torch::kDouble);
+      var_64 = local_var.flatten().to(torch::kDouble);
+    }
     auto sums = torch::cat({mean_64 * count, (var_64 + mean_64 * mean_64) * count,
                             torch::full({1}, count, mean_64.options())});
     (*sum)(sums);

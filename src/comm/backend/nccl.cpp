@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstring>
 #include <map>
+#include <string>
 #include <thread>
 
 #include "quadrat/base/error.h"
@@ -31,9 +32,9 @@ void refuse_shared_gpus(const mpi::Communicator& ranks, int device_index) {
   std::memcpy(mine.data(), &properties->uuid, mine.size());
   const std::vector<Bytes> all = ranks.gather(mine);
   mpi::together(ranks, [&] {
-    std::map<Bytes, std::size_t> first;
+    std::map<std::string, std::size_t> first;
     for (std::size_t rank = 0; rank < all.size(); ++rank) {
-      const auto [it, added] = first.emplace(all[rank], rank);
+      const auto [it, added] = first.emplace(std::string(reinterpret_cast<const char*>(all[rank].data()), all[rank].size()), rank);
       if (!added) {
         throw DeviceError("use one GPU a rank", "", fmt::format("ranks {} and {} were given the same GPU", it->second, rank),
                           "start as many ranks on each node as it has GPUs");

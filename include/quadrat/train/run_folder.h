@@ -1,0 +1,42 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "quadrat/base/files.h"
+#include "quadrat/model/weights.h"
+#include "quadrat/record/run_record.h"
+
+namespace quadrat {
+
+/// runs/NAME/, the files of one training run (DESIGN, section 6). Used on rank 0 alone.
+class RunFolder {
+ public:
+  RunFolder(Path runs, std::string name);
+
+  Path path() const { return path_; }
+  Path record() const { return path_ / "run.h5"; }
+  Path checkpoint() const { return path_ / "checkpoint.safetensors"; }
+  Path model() const { return path_ / "model.safetensors"; }
+
+  enum class Found { kNothing, kUnfinished, kComplete };
+
+  /// Looks for an earlier start of the same run. `may_differ(option)` are left out of the comparison.
+  /// @throws InputError where a run of that name has other settings, naming the first that differ
+  Found look(const Settings& config, bool (*may_differ)(const std::string&)) const;
+
+  /// Makes the folder and removes what killed processes left there. @throws IoError
+  void prepare() const;
+
+  /// labels_to_inds.tsv and model.info.
+  void write_labels_and_info(const std::vector<std::string>& classes,
+                             const std::vector<std::pair<std::string, std::string>>& info) const;
+
+  /// predictions_validation.csv
+  void write_predictions(const Predictions& predictions, const std::vector<std::string>& classes) const;
+
+ private:
+  Path path_;
+};
+
+}  // namespace quadrat

@@ -1,0 +1,103 @@
+#include "quadrat/train/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "quadrat/base/error.h"
+#include "quadrat/model/weights.h"
+#include "quadrat/weights/weights_file.h"
+
+namespace quadrat {
+
+namespace {
+
+constexpr const char* kFormat = "quadrat-checkpoint-1";
+constexpr const char* kKept = "kept.probabilities";
+
+std::string optimizer_name(std::size_t i) { return fmt::format("optimizer.{}", i); }
+
+nlohmann::json to_json(const EpochRow& row) {
+  return {row.epoch,         row.train_loss, row.train_error, row.validation_loss, row.validation_error,
+          row.learning_rate, row.seconds,    row.tiles_per_s};
+}
+
+EpochRow row_from(const nlohmann::json& json) {
+  return {json.at(0), json.at(1), json.at(2), json.at(3), json.at(4), json.at(5), json.at(6), json.at(7)};
+}
+
+}  // namespace
+
+void write_checkpoint(const Path& path, const Network& network, const Optimizer& optimizer,
+                      const RunPosition& position) {
+  WeightsFile file = to_weights_file(network, {.architecture = network.architecture(), .classes = {}});
+  const auto state = optimizer.state();
+  for (std::size_t i = 0; i < state.size(); ++i) file.tensors.push_back(to_stored(optimizer_name(i), state[i]));
+  StoredTensor kept;
+  kept.name = kKept;
+  kept.shape = {std::ssize(position.kept_probabilities)};
+  const auto bytes = std::as_bytes(std::span(position.kept_probabilities));
+  kept.data.assign(bytes.begin(), bytes.end());
+  file.tensors.push_back(std::move(kept));
+
+  nlohmann::json epochs = nlohmann::json::array();
+  for (const EpochRow& row : position.epochs) epochs.push_back(to_json(row));
+  const nlohmann::json json = {
+      {"epoch", position.epoch},
+      {"step", position.step},
+      {"loss_sum", position.loss_sum},
+      {"wrong", position.wrong},
+      {"train_seconds", position.train_seconds},
+      {"created", position.created},
+      {"kept_epoch", position.kept_epoch},
+      {"optimizer_steps", optimizer.steps()},
+      {"epochs", epochs},
+  };
+  file.metadata["format"] = kFormat;
+  file.metadata["position"] = json.dump();
+  write_safetensors(path, file);
+}
+
+std::optional<RunPosition> read_checkpoint(const Path& path, Network& network, Optimizer& optimizer) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return std::nullopt;
+  const WeightsFile file = read_weights(path);
+  const auto wrong = [&](const std::string& finding) {
+    return InputError("go on from", path.native(), finding, "remove the run's folder to start it over");
+  };
+  const auto format = file.metadata.find("format");
+  if (format == file.metadata.end() || format->second != kFormat) throw wrong("it is not a quadrat checkpoint");
+
+  RunPosition position;
+  std::int64_t optimizer_steps = 0;
+  try {
+    const auto json = nlohmann::json::parse(file.metadata.at("position"));
+    position.epoch = json.at("epoch");
+    position.step = json.at("step");
+    position.loss_sum = json.at("loss_sum");
+    position.wrong = json.at("wrong");
+    position.train_seconds = json.at("train_seconds");
+    position.created = json.at("created");
+    position.kept_epoch = json.at("kept_epoch");
+    optimizer_steps = json.at("optimizer_steps");
+    for (const auto& row : json.at("epochs")) position.epochs.push_back(row_from(row));
+  } catch (const std::exception&) {
+    throw wrong("its metadata cannot be read");
+  }
+  load_weights(network, file, path);
+  std::vector<torch::Tensor> state;
+  for (const torch::Tensor& mine : optimizer.state()) {
+    const StoredTensor* stored = file.find(optimizer_name(state.size()));
+    if (stored == nullptr || stored->shape != mine.sizes().vec()) throw wrong("its optimizer state is of another network");
+    state.push_back(to_tensor(*stored));
+  }
+  optimizer.restore(state, optimizer_steps);
+  if (const StoredTensor* kept = file.find(kKept)) {
+    position.kept_probabilities.resize(kept->data.size() / sizeof(float));
+    std::memcpy(position.kept_probabilities.data(), kept->data.data(), kept->data.size());
+  }
+  return position;
+}
+
+}  // namespace quadrat

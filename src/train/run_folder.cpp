@@ -1,0 +1,68 @@
+#include "quadrat/train/run_folder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "quadrat/base/error.h"
+#include "quadrat/base/text.h"
+
+namespace quadrat {
+
+RunFolder::RunFolder(Path runs, std::string name) : path_(std::move(runs) / std::move(name)) {}
+
+RunFolder::Found RunFolder::look(const Settings& config, bool (*may_differ)(const std::string&)) const {
+  std::error_code ignored;
+  if (!std::filesystem::exists(record(), ignored)) {
+    if (std::filesystem::exists(path_, ignored) && !std::filesystem::is_directory(path_, ignored)) {
+      throw InputError("write run", path_.native(), "a file of that name is in the way",
+                       "choose another --output_model_name");
+    }
+    return Found::kNothing;
+  }
+  const RunRecord earlier = read_run_summary(record());
+  std::vector<std::string> differing;
+  for (const auto& [name, value] : config) {
+    if (may_differ(name)) continue;
+    const auto it = std::find_if(earlier.config.begin(), earlier.config.end(),
+                                 [&, &option = name](const auto& setting) { return setting.first == option; });
+    const std::string before = it == earlier.config.end() ? "" : it->second;
+    if (before != value) differing.push_back(fmt::format("--{} was '{}' and is '{}'", name, printable(before), printable(value)));
+  }
+  if (!differing.empty()) {
+    constexpr std::size_t kShown = 3;
+    const std::size_t more = differing.size() > kShown ? differing.size() - kShown : 0;
+    differing.resize(differing.size() - more);
+    std::string text = enumerate(differing);
+    if (more > 0) text += fmt::format(" and {} more", more);
+    throw InputError("go on with run", path_.native(), fmt::format("it has other settings: {}", text),
+                     "choose another --output_model_name, give the same settings, or remove that folder");
+  }
+  return earlier.status == RunStatus::kComplete ? Found::kComplete : Found::kUnfinished;
+}
+
+void RunFolder::prepare() const {
+  make_folder(path_);
+  remove_stale_temporaries(path_);
+}
+
+void RunFolder::write_labels_and_info(const std::vector<std::string>& classes,
+                                      const std::vector<std::pair<std::string, std::string>>& info) const {
+  std::string labels = "label\tidx\n";
+  for (std::size_t i = 0; i < classes.size(); ++i) labels += fmt::format("{}\t{}\n", classes[i], i);
+  write_file(path_ / "labels_to_inds.tsv", labels);
+  std::string lines;
+  for (const auto& [key, value] : info) lines += fmt::format("{},{}\n", key, value);
+  write_file(path_ / "model.info", lines);
+}
+
+void RunFolder::write_predictions(const Predictions& predictions, const std::vector<std::string>& classes) const {
+  std::string csv = "filename,label,pred_label\n";
+  for (std::size_t i = 0; i < predictions.tiles.size(); ++i) {
+    csv += fmt::format("{},{},{}\n", csv_field(predictions.tiles[i]), classes[predictions.labels[i]],
+                       classes[predictions.predicted[i]]);
+  }
+  write_file(path_ / "predictions_validation.csv", csv);
+}
+
+}  // namespace quadrat
