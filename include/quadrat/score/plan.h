@@ -1,0 +1,80 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "quadrat/score/network.h"
+
+namespace quadrat::score {
+
+/// Numbers the network is computed in.
+enum class Precision { kFp32, kBf16, kInt8 };
+
+const char* to_string(Precision precision);
+
+/// Whether this CPU computes in the precision at all; where it does so in hardware it is also quicker.
+bool is_supported(Precision precision);
+bool is_accelerated(Precision precision);
+
+/// What int8 needs to know: the largest value each slot of a network takes on typical tiles. Made by Plan::observe.
+struct Calibration {
+  std::vector<float> largest;  ///< one a slot; 0 where nothing was seen
+  std::int64_t tiles = 0;
+};
+
+/// A network compiled for this CPU: layers fused, weights prepacked, activations channels-last, shapes fixed. All
+/// through the oneDNN operators that LibTorch registers (mkldnn::_convolution_pointwise and its relatives).
+///
+/// Convolutions run on `kTilesAtOnce` tiles at a time, so that activations stay in the cache; fully connected layers
+/// on all of the batch, so that their weights are read once. A tile's result does not depend on its neighbours or on
+/// how full the batch is. One thread; not thread-safe.
+class Plan {
+ public:
+  static constexpr std::int64_t kTilesAtOnce = 8;
+
+  /// The batch that suits the architecture: larger where fully connected layers dominate the memory traffic.
+  static std::int64_t suitable_batch(Architecture architecture);
+
+  /// @param batch the most tiles of one call, rounded up to a multiple of kTilesAtOnce
+  /// @param calibration needed for kInt8, otherwise ignored
+  /// @throws UsageError where this CPU lacks what the precision needs
+  Plan(FusedNetwork network, Precision precision, std::int64_t batch, const Calibration* calibration = nullptr);
+  ~Plan();
+  Plan(Plan&&) noexcept;
+  Plan& operator=(Plan&&) noexcept;
+
+  struct Result {
+    torch::Tensor features;  ///< [n, feature_count] float32: what the head sees
+    torch::Tensor logits;    ///< [n, classes] float32
+  };
+
+  /// @param tiles [n, tile_px, tile_px, 3] RGB, row by row; n at most batch()
+  /// @return views of buffers that the next call overwrites
+  Result infer(std::span<const std::uint8_t> tiles);
+
+  /// As infer, taking note of the largest value of every slot; in kFp32.
+  void observe(std::span<const std::uint8_t> tiles, Calibration& calibration);
+
+  std::int64_t batch() const;
+  Precision precision() const;
+  const ModelCard& card() const;
+  std::int64_t bytes_per_tile() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Row-wise softmax in float64, rounded to float32. @param logits [n, classes] float32, contiguous
+std::vector<float> probabilities(const torch::Tensor& logits);
+
+/// Keeps freed activation buffers for the next batch instead of giving their pages back to the system, which costs
+/// more than some layers do. For programs, once at start: it is the process's malloc that is told.
+void keep_freed_memory();
+
+}  // namespace quadrat::score

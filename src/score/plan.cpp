@@ -1,0 +1,307 @@
+#include "quadrat/score/plan.h"
+
+#include <fmt/format.h>
+#include <malloc.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <cstring>
+
+#include "kernels.h"
+#include "onednn_ops.h"
+#include "quadrat/base/error.h"
+
+namespace quadrat::score {
+
+namespace {
+
+constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
+
+at::ScalarType activation_type(Precision precision) {
+  return precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat;
+}
+
+/// The value torchvision's ToTensor and Normalize give a byte.
+float normalised(int byte, double mean, double std) {
+  return (static_cast<float>(byte) / 255.0F - static_cast<float>(mean)) / static_cast<float>(std);
+}
+
+}  // namespace
+
+const char* to_string(Precision precision) {
+  switch (precision) {
+    case Precision::kFp32: return "fp32";
+    case Precision::kBf16: return "bf16";
+    case Precision::kInt8: return "int8";
+  }
+  return "?";
+}
+
+bool is_supported(Precision precision) {
+#if defined(__x86_64__)
+  switch (precision) {
+    case Precision::kFp32: return true;
+    // oneDNN computes bf16 in float32 registers where there is AVX-512 without bf16; below that it refuses.
+    case Precision::kBf16: return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    case Precision::kInt8: return __builtin_cpu_supports("avx2");
+  }
+  return false;
+#else
+  return precision == Precision::kFp32;
+#endif
+}
+
+bool is_accelerated(Precision precision) {
+#if defined(__x86_64__)
+  switch (precision) {
+    case Precision::kFp32: return true;
+    case Precision::kBf16: return is_supported(precision) && __builtin_cpu_supports("avx512bf16");
+    case Precision::kInt8: return is_supported(precision) && __builtin_cpu_supports("avx512vnni");
+  }
+  return false;
+#else
+  return precision == Precision::kFp32;
+#endif
+}
+
+struct Plan::Impl {
+  struct Step {
+    Layer layer;       // without its weights
+    at::Tensor packed;
+    at::Tensor bias;
+  };
+
+  ModelCard card;
+  Precision precision = Precision::kFp32;
+  std::int64_t batch = 0;
+  std::vector<Step> trunk;  // up to the flattening: runs on kTilesAtOnce tiles
+  std::vector<Step> dense;  // the rest but the head: runs on the whole batch
+  Step head;                // always float32: its cost is nothing, and the probabilities are its
+  std::vector<at::Tensor> slots;
+  at::Tensor input;     // [kTilesAtOnce, 3, side, side] channels-last
+  at::Tensor flat;      // [batch, features of the trunk]
+  at::Tensor features;  // [batch, feature_count] float32
+  at::Tensor logits;    // [batch, classes] float32
+  PixelTable<float> float_table{};
+  PixelTable<std::uint16_t> bf16_table{};
+  Calibration* observed = nullptr;
+
+  void compile(FusedNetwork network);
+  void prepack(Layer&& layer, const at::Tensor& like);
+  void load(const std::uint8_t* tiles, std::int64_t count);
+  void run_step(const Step& step);
+  at::Tensor max_pooled(const at::Tensor& in, const Layer& layer) const;
+  at::Tensor averaged(const at::Tensor& in, const Layer& layer) const;
+  void note(int slot);
+};
+
+void Plan::Impl::compile(FusedNetwork network) {
+  const auto dtype = activation_type(precision);
+  for (std::size_t c = 0; c < 3; ++c) {
+    for (int byte = 0; byte < 256; ++byte) {
+      const float value = normalised(byte, card.mean[c], card.std[c]);
+      const auto index = static_cast<std::size_t>(byte);
+      float_table[c][index] = value;
+      bf16_table[c][index] = c10::BFloat16(value).x;
+    }
+  }
+  input = at::zeros({kTilesAtOnce, 3, card.tile_px, card.tile_px}, at::TensorOptions(dtype).memory_format(kChannelsLast));
+  slots.assign(static_cast<std::size_t>(network.slots), at::Tensor());
+
+  // A dry run gives every layer the size of its input, which is what prepacking wants to know.
+  slots[0] = input;
+  bool in_trunk = true;
+  for (std::size_t i = 0; i < network.layers.size(); ++i) {
+    Layer& layer = network.layers[i];
+    Step step;
+    const at::Tensor weight = std::exchange(layer.weight, {});
+    const at::Tensor bias = std::exchange(layer.bias, {});
+    step.layer = layer;
+    const at::Tensor& in = slots[static_cast<std::size_t>(layer.input)];
+    if (i + 1 == network.layers.size()) {
+      step.packed = weight;
+      step.bias = bias;
+      head = std::move(step);
+      break;
+    }
+    if (layer.kind == Layer::Kind::kConvolution) {
+      step.packed = prepack_convolution(weight.to(dtype), {layer.stride, layer.padding}, in.sizes());
+      step.bias = bias.to(dtype);
+    } else if (layer.kind == Layer::Kind::kLinear) {
+      step.packed = prepack_linear(weight.to(dtype), batch);
+      step.bias = bias.to(dtype);
+    } else if (layer.kind == Layer::Kind::kFlatten) {
+      in_trunk = false;
+      flat = at::zeros({batch, in.numel() / in.size(0)}, in.options().memory_format(at::MemoryFormat::Contiguous));
+      slots[static_cast<std::size_t>(layer.output)] = flat;
+      trunk.push_back(std::move(step));
+      continue;
+    }
+    run_step(step);
+    (in_trunk ? trunk : dense).push_back(std::move(step));
+  }
+  features = at::zeros({batch, feature_count(card.architecture)}, at::kFloat);
+  logits = at::zeros({batch, static_cast<std::int64_t>(card.classes.size())}, at::kFloat);
+}
+
+void Plan::Impl::load(const std::uint8_t* tiles, std::int64_t count) {
+  const std::int64_t pixels = count * card.tile_px * card.tile_px;
+  if (precision == Precision::kBf16) {
+    look_up_pixels(tiles, pixels, bf16_table, reinterpret_cast<std::uint16_t*>(input.data_ptr<at::BFloat16>()));
+  } else {
+    look_up_pixels(tiles, pixels, float_table, input.data_ptr<float>());
+  }
+}
+
+at::Tensor Plan::Impl::max_pooled(const at::Tensor& in, const Layer& layer) const {
+  const PoolShape shape{in.size(2), in.size(3), in.size(1), layer.kernel, layer.stride, layer.padding};
+  at::Tensor out = at::empty({in.size(0), in.size(1), shape.out_height(), shape.out_width()},
+                             in.options().memory_format(kChannelsLast));
+  const std::int64_t in_step = in.numel() / in.size(0);
+  const std::int64_t out_step = out.numel() / out.size(0);
+  for (std::int64_t n = 0; n < in.size(0); ++n) {
+    if (in.scalar_type() == at::kBFloat16) {
+      max_pool(static_cast<const std::int16_t*>(in.const_data_ptr()) + n * in_step, shape,
+               static_cast<std::int16_t*>(out.mutable_data_ptr()) + n * out_step);
+    } else {
+      max_pool(static_cast<const std::int32_t*>(in.const_data_ptr()) + n * in_step, shape,
+               static_cast<std::int32_t*>(out.mutable_data_ptr()) + n * out_step);
+    }
+  }
+  return out;
+}
+
+at::Tensor Plan::Impl::averaged(const at::Tensor& in, const Layer& layer) const {
+  if (layer.side != 1) return at::adaptive_avg_pool2d(in, {layer.side, layer.side}).contiguous(kChannelsLast);
+  // In float32 from here on: the sum over a map has more digits than bf16.
+  at::Tensor out = at::empty({in.size(0), in.size(1), 1, 1}, at::TensorOptions(at::kFloat).memory_format(kChannelsLast));
+  const std::int64_t positions = in.size(2) * in.size(3);
+  const std::int64_t channels = in.size(1);
+  for (std::int64_t n = 0; n < in.size(0); ++n) {
+    float* to = out.data_ptr<float>() + n * channels;
+    if (in.scalar_type() == at::kBFloat16) {
+      mean_over_positions_bf16(static_cast<const std::uint16_t*>(in.const_data_ptr()) + n * positions * channels,
+                               positions, channels, to);
+    } else {
+      mean_over_positions(in.const_data_ptr<float>() + n * positions * channels, positions, channels, to);
+    }
+  }
+  return out;
+}
+
+void Plan::Impl::note(int slot) {
+  const at::Tensor& tensor = slots[static_cast<std::size_t>(slot)];
+  float& seen = observed->largest[static_cast<std::size_t>(slot)];
+  seen = std::max(seen, largest(tensor.const_data_ptr<float>(), tensor.numel()));
+}
+
+void Plan::Impl::run_step(const Step& step) {
+  const Layer& layer = step.layer;
+  const at::Tensor& in = slots[static_cast<std::size_t>(layer.input)];
+  at::Tensor& out = slots[static_cast<std::size_t>(layer.output)];
+  switch (layer.kind) {
+    case Layer::Kind::kConvolution:
+      if (layer.addend >= 0) {
+        convolution_add(out, in, step.packed, step.bias, {layer.stride, layer.padding}, layer.relu);
+      } else {
+        out = convolution(in, step.packed, step.bias, {layer.stride, layer.padding}, layer.relu);
+      }
+      break;
+    case Layer::Kind::kMaxPool: out = max_pooled(in, layer); break;
+    case Layer::Kind::kAveragePool: out = averaged(in, layer); break;
+    case Layer::Kind::kLinear: out = linear(in, step.packed, step.bias, layer.relu); break;
+    case Layer::Kind::kFlatten: break;
+  }
+  if (observed != nullptr) note(layer.output);
+}
+
+std::int64_t Plan::suitable_batch(Architecture architecture) {
+  return architecture == Architecture::kAlexNet ? 64 : kTilesAtOnce;
+}
+
+Plan::Plan(FusedNetwork network, Precision precision, std::int64_t batch, const Calibration* calibration)
+    : impl_(std::make_unique<Impl>()) {
+  if (!is_supported(precision)) {
+    throw UsageError(fmt::format("--precision is {}, but this CPU cannot compute in it; give --precision auto",
+                                 to_string(precision)));
+  }
+  if (precision == Precision::kInt8) throw UsageError("--precision int8 is not available");
+  static_cast<void>(calibration);
+  const torch::InferenceMode guard;
+  impl_->card = network.card;
+  impl_->precision = precision;
+  impl_->batch = (std::max<std::int64_t>(batch, 1) + kTilesAtOnce - 1) / kTilesAtOnce * kTilesAtOnce;
+  impl_->compile(std::move(network));
+}
+
+Plan::~Plan() = default;
+Plan::Plan(Plan&&) noexcept = default;
+Plan& Plan::operator=(Plan&&) noexcept = default;
+
+std::int64_t Plan::batch() const { return impl_->batch; }
+Precision Plan::precision() const { return impl_->precision; }
+const ModelCard& Plan::card() const { return impl_->card; }
+std::int64_t Plan::bytes_per_tile() const { return std::int64_t{3} * impl_->card.tile_px * impl_->card.tile_px; }
+
+Plan::Result Plan::infer(std::span<const std::uint8_t> tiles) {
+  const torch::InferenceMode guard;
+  Impl& plan = *impl_;
+  const std::int64_t count = static_cast<std::int64_t>(tiles.size()) / bytes_per_tile();
+  assert(count * bytes_per_tile() == static_cast<std::int64_t>(tiles.size()) && count <= plan.batch);
+
+  const std::int64_t flat_row_bytes = plan.flat.size(1) * plan.flat.element_size();
+  for (std::int64_t first = 0; first < count; first += kTilesAtOnce) {
+    const std::int64_t here = std::min(kTilesAtOnce, count - first);
+    plan.load(tiles.data() + first * bytes_per_tile(), here);
+    plan.slots[0] = plan.input;
+    for (const Impl::Step& step : plan.trunk) {
+      if (step.layer.kind != Layer::Kind::kFlatten) {
+        plan.run_step(step);
+        continue;
+      }
+      const at::Tensor& map = plan.slots[static_cast<std::size_t>(step.layer.input)];
+      std::memcpy(static_cast<std::byte*>(plan.flat.mutable_data_ptr()) + first * flat_row_bytes, map.const_data_ptr(),
+                  static_cast<std::size_t>(here * flat_row_bytes));
+      plan.slots[static_cast<std::size_t>(step.layer.output)] = plan.flat;
+    }
+  }
+  for (const Impl::Step& step : plan.dense) plan.run_step(step);
+  plan.features.copy_(plan.slots[static_cast<std::size_t>(plan.head.layer.input)]);
+  at::addmm_out(plan.logits, plan.head.bias, plan.features, plan.head.packed.t());
+  return {plan.features.narrow(0, 0, count), plan.logits.narrow(0, 0, count)};
+}
+
+void Plan::observe(std::span<const std::uint8_t> tiles, Calibration& calibration) {
+  assert(impl_->precision == Precision::kFp32);
+  calibration.largest.resize(impl_->slots.size(), 0.0F);
+  impl_->observed = &calibration;
+  infer(tiles);
+  impl_->observed = nullptr;
+  calibration.tiles += static_cast<std::int64_t>(tiles.size()) / bytes_per_tile();
+}
+
+std::vector<float> probabilities(const torch::Tensor& logits) {
+  const std::int64_t rows = logits.size(0);
+  const std::int64_t columns = logits.size(1);
+  std::vector<float> result(static_cast<std::size_t>(rows * columns));
+  std::vector<double> powers(static_cast<std::size_t>(columns));
+  const float* row = logits.const_data_ptr<float>();
+  for (std::int64_t r = 0; r < rows; ++r, row += columns) {
+    const double top = *std::max_element(row, row + columns);
+    double sum = 0;
+    for (std::int64_t c = 0; c < columns; ++c) sum += powers[static_cast<std::size_t>(c)] = std::exp(row[c] - top);
+    for (std::int64_t c = 0; c < columns; ++c) {
+      result[static_cast<std::size_t>(r * columns + c)] = static_cast<float>(powers[static_cast<std::size_t>(c)] / sum);
+    }
+  }
+  return result;
+}
+
+void keep_freed_memory() {
+  constexpr int kLargestKept = 1 << 30;
+  mallopt(M_MMAP_THRESHOLD, kLargestKept);
+  mallopt(M_TRIM_THRESHOLD, kLargestKept);
+}
+
+}  // namespace quadrat::score

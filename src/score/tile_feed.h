@@ -1,0 +1,57 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "quadrat/base/files.h"
+#include "quadrat/tiles/catalog.h"
+
+namespace quadrat::score {
+
+/// Reads tiles ahead of their use on a thread of its own, so that computing never waits for a disk or a file server.
+/// One thread adds and takes; tiles come out in the order they were added.
+class TileFeed {
+ public:
+  /// @param depth how many tiles are read ahead
+  TileFeed(const Catalog& catalog, std::size_t depth);
+  ~TileFeed();
+  TileFeed(const TileFeed&) = delete;
+  TileFeed& operator=(const TileFeed&) = delete;
+
+  /// These tiles are wanted next: [first, last).
+  void add(std::size_t first, std::size_t last);
+
+  struct Item {
+    std::size_t tile = 0;  ///< index into the catalog
+    Bytes png;
+    std::string error;  ///< why it could not be read; empty where it could
+  };
+
+  /// The next tile, waited for. Valid until the next call. As many calls as tiles were added.
+  const Item& next();
+
+ private:
+  struct Range {
+    std::size_t first, last;
+  };
+
+  void read_all();
+
+  const Catalog& catalog_;
+  std::vector<Item> ring_;
+  Item taken_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Range> wanted_;
+  std::size_t read_ = 0;   ///< tiles read so far: the next goes to ring_[read_ % size]
+  std::size_t given_ = 0;  ///< tiles given out so far
+  bool ends_ = false;
+  std::thread thread_;
+};
+
+}  // namespace quadrat::score

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "quadrat/score/journal.h"
+#include "quadrat/score/plan.h"
+#include "tile_feed.h"
+
+namespace quadrat::score {
+
+/// Turns tiles into probabilities, batch by batch: decode, compute, softmax.
+class UnitScorer {
+ public:
+  UnitScorer(Plan& plan, TileFeed& feed);
+
+  /// Scores the next `tiles` tiles that the feed was told of.
+  /// @param between called after every batch with the tiles it had; false stops
+  /// @return nothing where it was stopped
+  std::optional<UnitResult> score(std::uint64_t unit, std::size_t tiles,
+                                  const std::function<bool(std::size_t)>& between);
+
+ private:
+  /// @return why the tile is rejected; empty where `pixels` was filled
+  static std::string decode(const TileFeed::Item& item, std::uint32_t side_px, std::span<std::uint8_t> pixels);
+
+  Plan& plan_;
+  TileFeed& feed_;
+  std::vector<std::uint8_t> pixels_;  // [batch, side, side, 3]
+};
+
+}  // namespace quadrat::score

@@ -1,0 +1,143 @@
+#include "quadrat/score/plan.h"
+
+#include <gtest/gtest.h>
+
+#include "quadrat/base/error.h"
+#include "reference.h"
+
+namespace quadrat::score {
+namespace {
+
+using testing::random_tiles;
+using testing::random_weights;
+using testing::reference_forward;
+
+/// Largest difference over the reference's standard deviation.
+double relative_error(const torch::Tensor& got, const torch::Tensor& wanted) {
+  const auto scale = wanted.std().item<double>();
+  return ((got.to(torch::kFloat64) - wanted).abs().max() / scale).item<double>();
+}
+
+class PlanOf : public ::testing::TestWithParam<Architecture> {
+ protected:
+  void SetUp() override {
+    at::set_num_threads(1);
+    weights_ = random_weights(GetParam(), 6, 17);
+    card_ = read_model_card(weights_, "model");
+    tiles_ = random_tiles(11, card_.tile_px, 5);
+  }
+
+  Plan compile(Precision precision, std::int64_t batch) {
+    return Plan(fuse_network(weights_, card_, "model"), precision, batch);
+  }
+
+  std::span<const std::uint8_t> tiles(std::int64_t first, std::int64_t count) const {
+    const auto bytes = static_cast<std::size_t>(3 * card_.tile_px * card_.tile_px);
+    return std::span(tiles_).subspan(static_cast<std::size_t>(first) * bytes, static_cast<std::size_t>(count) * bytes);
+  }
+
+  WeightsFile weights_;
+  ModelCard card_;
+  std::vector<std::uint8_t> tiles_;
+};
+
+TEST_P(PlanOf, fp32_equals_the_plain_network) {
+  const auto wanted = reference_forward(weights_, card_, tiles_);
+  auto plan = compile(Precision::kFp32, 16);
+  const auto got = plan.infer(tiles_);
+  ASSERT_EQ(got.logits.sizes(), wanted.logits.sizes());
+  ASSERT_EQ(got.features.sizes(), wanted.features.sizes());
+  EXPECT_LT(relative_error(got.features, wanted.features), 2e-5);
+  EXPECT_LT(relative_error(got.logits, wanted.logits), 2e-5);
+}
+
+TEST_P(PlanOf, bf16_is_near_the_plain_network) {
+  if (!is_supported(Precision::kBf16)) GTEST_SKIP() << "this CPU has no AVX-512";
+  const auto wanted = reference_forward(weights_, card_, tiles_);
+  auto plan = compile(Precision::kBf16, 16);
+  const auto got = plan.infer(tiles_);
+  EXPECT_LT(relative_error(got.logits, wanted.logits), 0.1);
+  EXPECT_GT(relative_error(got.logits, wanted.logits), 1e-5) << "it was computed in float32";
+}
+
+TEST_P(PlanOf, a_tiles_result_does_not_depend_on_its_neighbours) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    if (!is_supported(precision)) continue;
+    auto plan = compile(precision, 16);
+    const auto whole = plan.infer(tiles_).logits.clone();
+    for (const std::int64_t first : {0, 3, 10}) {
+      const auto alone = plan.infer(tiles(first, 1)).logits.clone();
+      EXPECT_TRUE(torch::equal(alone[0], whole[first])) << to_string(precision) << " tile " << first;
+    }
+    const auto again = plan.infer(tiles_).logits.clone();
+    EXPECT_TRUE(torch::equal(again, whole)) << to_string(precision);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Architectures, PlanOf, ::testing::Values(Architecture::kAlexNet, Architecture::kResNet18),
+                         [](const auto& param) {
+                           return param.param == Architecture::kAlexNet ? "AlexNet" : "ResNet18";
+                         });
+
+std::string message_of(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Network, names_what_is_missing) {
+  auto weights = random_weights(Architecture::kResNet18, 3, 1);
+  const ModelCard card = read_model_card(weights, "m.safetensors");
+  std::erase_if(weights.tensors, [](const StoredTensor& t) { return t.name == "layer2.0.bn1.running_var"; });
+  const std::string message = message_of([&] { fuse_network(weights, card, "m.safetensors"); });
+  EXPECT_NE(message.find("m.safetensors"), std::string::npos) << message;
+  EXPECT_NE(message.find("layer2.0.bn1.running_var"), std::string::npos) << message;
+}
+
+TEST(Network, refuses_another_shape) {
+  auto weights = random_weights(Architecture::kResNet18, 3, 1);
+  weights.metadata["classes"] = R"(["A", "B"])";
+  const ModelCard card = read_model_card(weights, "m");
+  const std::string message = message_of([&] { fuse_network(weights, card, "m"); });
+  EXPECT_NE(message.find("[3, 512], but [2, 512]"), std::string::npos) << message;
+}
+
+TEST(Network, refuses_values_that_are_not_finite) {
+  auto weights = random_weights(Architecture::kResNet18, 3, 1);
+  const ModelCard card = read_model_card(weights, "m");
+  for (StoredTensor& tensor : weights.tensors) {
+    if (tensor.name != "fc.bias") continue;
+    reinterpret_cast<float*>(tensor.data.data())[1] = std::numeric_limits<float>::quiet_NaN();
+  }
+  const std::string message = message_of([&] { fuse_network(weights, card, "m"); });
+  EXPECT_NE(message.find("'fc.bias'"), std::string::npos) << message;
+}
+
+TEST(Network, refuses_metadata_that_makes_no_sense) {
+  const auto good = random_weights(Architecture::kResNet18, 3, 1);
+  const std::pair<const char*, const char*> wrong[] = {
+      {"architecture", "vgg"},   {"classes", "[]"},         {"classes", "[\"A\", \"A\"]"}, {"classes", "{"},
+      {"classes", "[\"a/b\"]"},  {"mean", "[1, 2]"},        {"std", "[1, 0, 1]"},          {"tile_px", "big"},
+      {"tile_px", "0"},          {"mean", "[1, 2, \"3\"]"}, {"classes", "[1, 2, 3]"}};
+  for (const auto& [key, value] : wrong) {
+    WeightsFile weights = good;
+    weights.metadata[key] = value;
+    EXPECT_THROW(fuse_network(weights, read_model_card(weights, "m"), "m"), InputError) << key << " = " << value;
+    weights.metadata.erase(key);
+    EXPECT_THROW(read_model_card(weights, "m"), InputError) << "no " << key;
+  }
+}
+
+TEST(Probabilities, are_a_softmax_that_does_not_overflow) {
+  const auto p = probabilities(torch::tensor({{0.0F, 0.0F}, {1000.0F, 0.0F}}));
+  EXPECT_FLOAT_EQ(p[0], 0.5F);
+  EXPECT_FLOAT_EQ(p[1], 0.5F);
+  EXPECT_FLOAT_EQ(p[2], 1.0F);
+  EXPECT_FLOAT_EQ(p[3], 0.0F);
+}
+
+}  // namespace
+}  // namespace quadrat::score
