@@ -45,7 +45,8 @@ enum Salt : std::uint64_t {
   kSaltLot,
   kSaltRiver,
   kSaltCounty,
-  kSaltGrowth
+  kSaltGrowth,
+  kSaltInclusion
 };
 
 struct Colour {
@@ -175,6 +176,7 @@ struct Patch {
   double angle = 0;   // of fields and streets
   double size_u = 0;  // of parcels and blocks, metres
   double size_v = 0;
+  const Patch* minor = nullptr;  // what its inclusions look like
 };
 
 struct Road {
@@ -193,7 +195,7 @@ struct SynthCounty::State {
   Patch river;
   double river_x = 0, river_bend = 0, river_phase = 0, river_half_width = 0;
   std::vector<Road> roads;
-  std::vector<float> warp_x, warp_y;
+  std::vector<float> warp_x, warp_y, inclusions;
   std::vector<std::int8_t> mottle, grain;
   std::unique_ptr<Crowns> trees, shrubs;
   std::array<std::int8_t, 256> wave{};  // one period of a sine
@@ -202,7 +204,8 @@ struct SynthCounty::State {
   void make_look(Patch& patch) const;
   void grow();
   void lay_roads();
-  const Patch& patch_at(double x, double y) const;
+  void choose_inclusions();
+  const Patch& patch_at(double x, double y, bool with_inclusions) const;
   std::uint8_t code(const Patch& patch, double x, double y) const;
   void paint_row(std::int64_t y, const Patch* const* blocks, std::uint8_t* rgb) const;
   void paint_cover(const Patch& p, std::int64_t y, std::int64_t x0, std::int64_t x1,
@@ -239,91 +242,132 @@ void SynthCounty::State::deal_patches() {
   }
 }
 
+/// The bare or grassy ground that open land shares, by how common each is: two of these, mixed.
+/// Kinds differ in the weights only, so that colour alone tells them apart badly.
+Colour draw_ground(KeyedRandom& random, const std::array<double, 6>& weights) {
+  constexpr std::array<Colour, 6> kGrounds{Colour{166, 158, 148}, Colour{152, 130, 106},
+                                           Colour{176, 164, 118}, Colour{118, 132, 84},
+                                           Colour{122, 104, 86},  Colour{96, 122, 68}};
+  const auto draw = [&] {
+    double sum = 0;
+    for (const double weight : weights) sum += weight;
+    double at = random.uniform(0, sum);
+    std::size_t i = 0;
+    while (i + 1 < weights.size() && at >= weights[i]) at -= weights[i++];
+    return kGrounds[i];
+  };
+  const Colour a = draw();
+  const Colour b = draw();
+  return scaled(mix(a, b, random.uniform(0, 0.5)), random.uniform(0.82, 1.15));
+}
+
+/// A whole number from low to high.
+int draw_int(KeyedRandom& random, int low, int high) {
+  return low + static_cast<int>(random.below(static_cast<std::uint64_t>(high - low + 1)));
+}
+
 /// Colours and densities, drawn from ranges that overlap between kinds.
 void SynthCounty::State::make_look(Patch& p) const {
   KeyedRandom random{p.key, kSaltPatch};
   p.offset_x = static_cast<int>(random.below(kSwatch));
   p.offset_y = static_cast<int>(random.below(kSwatch));
   p.angle = random.uniform(-0.6, 0.6);
-  const Colour straw{176, 164, 118};
-  const Colour grass{118, 132, 84};
-  const Colour soil{150, 128, 104};
-  const Colour rock{164, 156, 146};
-  const Colour leaf{70, 92, 58};
-  const Colour needle{52, 72, 54};
-  const double warmth = random.uniform();
-  const double tone = random.uniform(0.85, 1.15);
+  const Colour leaf{74, 92, 58};
+  const Colour needle{54, 72, 54};
+  const Colour olive{98, 104, 70};
+  // Crowns of shrubs and of trees have their colours from one range.
+  const Colour crown =
+      scaled(mix(mix(leaf, needle, random.uniform()), olive, random.uniform(0, 0.7)),
+             random.uniform(0.85, 1.2));
+  p.crown = crown;
   switch (p.kind) {
     case kBarren:
       p.code = 31;
-      p.ground = scaled(mix(rock, mix(soil, straw, random.uniform(0, 0.7)), warmth), tone);
-      p.crown = scaled(p.ground, random.uniform(0.62, 0.85));
-      p.mottle = 16 + static_cast<int>(random.below(14));
-      p.grain = 9 + static_cast<int>(random.below(9));
-      p.density = static_cast<int>(random.below(26));
+      p.ground = draw_ground(random, {4, 3, 3, 1, 2, 0.3});
+      if (random.uniform() < 0.6) p.crown = scaled(p.ground, random.uniform(0.6, 0.85));  // rocks
+      p.mottle = draw_int(random, 10, 24);
+      p.grain = draw_int(random, 7, 15);
+      p.density = draw_int(random, 0, 36);
       p.patchiness = 1;
-      p.gullies = 8 + static_cast<int>(random.below(26));
+      p.gullies = draw_int(random, 8, 34);
       break;
     case kHerbaceous:
       p.code = random.uniform() < 0.85 ? 71 : 95;
-      p.ground = scaled(mix(straw, grass, warmth), tone);
-      p.crown = mix(leaf, grass, random.uniform(0, 0.5));
-      p.mottle = 8 + static_cast<int>(random.below(14));
-      p.grain = 6 + static_cast<int>(random.below(7));
-      p.density = static_cast<int>(random.below(16));
+      p.ground = draw_ground(random, {1, 2, 4, 4, 1.5, 2});
+      p.mottle = draw_int(random, 8, 22);
+      p.grain = draw_int(random, 5, 12);
+      p.density = draw_int(random, 0, 22);
       p.patchiness = 1;
-      p.gullies = static_cast<int>(random.below(10));
+      p.gullies = draw_int(random, 0, 13);
       break;
     case kShrub:
       p.code = 52;
-      p.ground = scaled(mix(mix(straw, soil, random.uniform(0, 0.6)), grass, warmth), tone);
-      p.crown = mix(leaf, grass, random.uniform(0, 0.55));
-      p.mottle = 8 + static_cast<int>(random.below(14));
-      p.grain = 6 + static_cast<int>(random.below(8));
-      p.density = 28 + static_cast<int>(random.below(80));
+      p.ground = draw_ground(random, {1, 3, 3, 3, 2, 1.5});
+      p.mottle = draw_int(random, 8, 20);
+      p.grain = draw_int(random, 5, 12);
+      p.density = draw_int(random, 28, 180);
       p.patchiness = 2;
-      p.gullies = static_cast<int>(random.below(12));
+      p.gullies = draw_int(random, 0, 14);
       break;
     case kForest: {
       constexpr std::array<std::uint8_t, 4> kCodes{41, 42, 43, 90};
       p.code = kCodes[random.below(4)];
-      p.ground = scaled(mix(grass, leaf, 0.5), 0.8);
-      p.crown = scaled(mix(leaf, needle, warmth), random.uniform(0.85, 1.3));
-      p.mottle = 6 + static_cast<int>(random.below(8));
-      p.grain = 6 + static_cast<int>(random.below(8));
-      p.density = 100 + static_cast<int>(random.below(150));
+      p.ground = scaled(draw_ground(random, {0, 1, 1, 3, 2, 3}), 0.85);
+      p.mottle = draw_int(random, 6, 14);
+      p.grain = draw_int(random, 5, 13);
+      p.density = draw_int(random, 80, 250);
       p.patchiness = 2;
       p.trees = true;
       break;
     }
     case kCultivated:
-      p.code = random.uniform() < 0.75 ? 82 : 81;
-      p.mottle = 4 + static_cast<int>(random.below(8));
-      p.grain = 4 + static_cast<int>(random.below(6));
-      p.density = static_cast<int>(random.below(3));
-      p.crown = leaf;
-      p.size_u = random.uniform(170, 420);
-      p.size_v = random.uniform(120, 300);
+      p.code = random.uniform() < 0.7 ? 82 : 81;
+      p.mottle = draw_int(random, 5, 15);
+      p.grain = draw_int(random, 4, 10);
+      p.density = draw_int(random, 0, 8);
+      p.size_u = random.uniform(170, 420) * (p.code == 81 ? 1.5 : 1);
+      p.size_v = random.uniform(120, 300) * (p.code == 81 ? 1.5 : 1);
       break;
     case kDeveloped:
       p.code = 22;
-      p.ground = scaled(mix(grass, straw, random.uniform(0, 0.7)), tone);
-      p.crown = mix(leaf, needle, warmth);
-      p.mottle = 6 + static_cast<int>(random.below(8));
-      p.grain = 6 + static_cast<int>(random.below(6));
-      p.density = 10 + static_cast<int>(random.below(90));
+      p.ground = draw_ground(random, {0.5, 2, 2, 4, 1, 2});
+      p.mottle = draw_int(random, 6, 14);
+      p.grain = draw_int(random, 5, 12);
+      p.density = draw_int(random, 6, 170);
       p.patchiness = 2;
       p.trees = true;
-      p.size_u = random.uniform(90, 180);
-      p.size_v = random.uniform(64, 84);
+      p.size_u = random.uniform(90, 240);
+      p.size_v = random.uniform(64, 120);
       break;
     case kWater:
       p.code = 11;
-      p.ground = scaled(mix({44, 62, 70}, {70, 84, 72}, warmth), tone);
+      p.ground =
+          scaled(mix({44, 62, 70}, {70, 84, 72}, random.uniform()), random.uniform(0.85, 1.15));
       p.crown = p.ground;
       p.mottle = 4;
       p.grain = 3;
       break;
+  }
+}
+
+/// A clearing in a wood, a copse in the fields, a park in a town: smaller than what land cover maps
+/// resolve, and so not in the codes. It makes some labels wrong, as NLCD's are.
+void SynthCounty::State::choose_inclusions() {
+  const auto plausible = [](Kind in, Kind what) {
+    if (what == in || what == kWater) return false;
+    if (in == kBarren) return what == kHerbaceous || what == kShrub;
+    if (in == kForest) return what == kShrub || what == kHerbaceous || what == kDeveloped;
+    if (in == kDeveloped) return what == kForest || what == kHerbaceous || what == kBarren;
+    if (in == kCultivated) return what == kForest || what == kHerbaceous || what == kDeveloped;
+    return true;
+  };
+  for (Patch& patch : patches) {
+    if (patch.kind == kWater) continue;
+    KeyedRandom random{patch.key, kSaltInclusion};
+    for (int attempt = 0; attempt < 100 && patch.minor == nullptr; ++attempt) {
+      const Patch& other = patches[random.below(patches.size())];
+      if (plausible(patch.kind, other.kind)) patch.minor = &other;
+    }
   }
 }
 
@@ -377,7 +421,7 @@ void SynthCounty::State::lay_roads() {
   }
 }
 
-const Patch& SynthCounty::State::patch_at(double x, double y) const {
+const Patch& SynthCounty::State::patch_at(double x, double y, bool with_inclusions) const {
   const auto wrapped = [](double metres) {
     return static_cast<std::size_t>(static_cast<std::int64_t>(std::floor(metres / kWarpStep)) &
                                     (kWarp - 1));
@@ -418,6 +462,9 @@ const Patch& SynthCounty::State::patch_at(double x, double y) const {
       }
     }
   }
+  constexpr double kInclusionLevel = 1.75;  // standard deviations: 4 % of the land
+  if (with_inclusions && best->minor != nullptr && look(inclusions) > kInclusionLevel)
+    return *best->minor;
   return *best;
 }
 
@@ -523,6 +570,9 @@ void SynthCounty::State::paint_fields(const Patch& p, std::int64_t y, std::int64
   bool along_u = false;
   int stripes = 0;
   int grain_strength = 0;
+  bool orchard = false;
+  double spacing = 1;
+  double crown_radius = 0;
   bool fresh = true;
   const double edge_m = 2 + static_cast<double>(p.key % 4);
   const bool hedges = (p.key >> 8) % 3 == 0;
@@ -538,13 +588,13 @@ void SynthCounty::State::paint_fields(const Patch& p, std::int64_t y, std::int64
       KeyedRandom crop{p.key, kSaltParcel, static_cast<std::uint64_t>(grid.cell_u),
                        static_cast<std::uint64_t>(grid.cell_v),
                        static_cast<std::uint64_t>(options.year)};
-      constexpr std::array<Colour, 5> kCrops{Colour{92, 122, 66}, Colour{118, 132, 84},
-                                             Colour{146, 122, 98}, Colour{178, 164, 118},
-                                             Colour{132, 112, 90}};
-      const Colour a = kCrops[crop.below(kCrops.size())];
-      const Colour b = kCrops[crop.below(kCrops.size())];
-      ground = scaled(mix(a, b, crop.uniform(0, 0.5)), crop.uniform(0.88, 1.14));
-      stripes = p.code == 81 ? static_cast<int>(strength * 9) : 3 + static_cast<int>(strength * 16);
+      ground = draw_ground(crop, {1, 3, 3, 3, 2, 3});
+      orchard = p.code == 82 && random.uniform() < 0.15;
+      spacing = random.uniform(6, 9);
+      crown_radius = spacing * random.uniform(0.25, 0.42);
+      stripes = orchard        ? 0
+                : p.code == 81 ? static_cast<int>(strength * 6)
+                               : 2 + static_cast<int>(strength * 16);
       grain_strength = p.grain + static_cast<int>(crop.below(4));
     }
     const auto at = static_cast<std::size_t>((x + p.offset_x) & kSwatchMask);
@@ -556,7 +606,16 @@ void SynthCounty::State::paint_fields(const Patch& p, std::int64_t y, std::int64
                 (grain[grain_row + grain_at] * grain_strength) / 32 + (wave[phase] * stripes) / 128;
     Colour c = ground;
     const bool at_edge = u < edge_m || v < edge_m;
-    if (at_edge) c = track;
+    if (at_edge) {
+      c = track;
+    } else if (orchard) {
+      const double du = u - (std::floor(u / spacing) + 0.5) * spacing;
+      const double dv = v - (std::floor(v / spacing) + 0.5) * spacing;
+      if (du * du + dv * dv < crown_radius * crown_radius) {
+        c = p.crown;
+        level += static_cast<int>(8 * (du + dv));
+      }
+    }
     if (shrubs->rank[row + at] < p.density) c = p.crown, level = shrubs->light[row + at];
     std::uint8_t* out = rgb + 3 * x;
     out[0] = clamp_byte((c.r * level) >> 7);
@@ -583,6 +642,8 @@ void SynthCounty::State::paint_town(const Patch& p, std::int64_t y, std::int64_t
   std::int64_t lot_now = -1;
   bool fresh = true;
   bool centre = false;
+  double block_share = 1;
+  int block_density = 0;
   bool has_house = false;
   double roof_u0 = 0, roof_u1 = 0, roof_v0 = 0, roof_v1 = 0;
   Colour roof;
@@ -596,6 +657,10 @@ void SynthCounty::State::paint_town(const Patch& p, std::int64_t y, std::int64_t
       KeyedRandom random{p.key, kSaltLot, static_cast<std::uint64_t>(grid.cell_u),
                          static_cast<std::uint64_t>(grid.cell_v)};
       centre = random.uniform(60, 200) > distance;
+      // Further out, more blocks have no house: woods or meadow between streets.
+      const bool built = random.uniform() > std::min(0.6, (distance - 150) / 900);
+      block_share = built ? 1 : 0;
+      block_density = built ? p.density : draw_int(random, 0, 240);
     }
     const auto at = static_cast<std::size_t>((x + p.offset_x) & kSwatchMask);
     const auto grain_at = static_cast<std::size_t>((x + 5 * p.offset_x) & kSwatchMask);
@@ -618,7 +683,7 @@ void SynthCounty::State::paint_town(const Patch& p, std::int64_t y, std::int64_t
             std::hypot(static_cast<double>(x) - p.x, static_cast<double>(y) - p.y);
         const double share =
             std::max(least_share * 0.7, 1.05 - distance / 620 * (1.2 - least_share));
-        has_house = random.uniform() < share;
+        has_house = random.uniform() < share * block_share;
         const double left = kStreet + static_cast<double>(index / 2) * width;
         const double top = kStreet + (second ? half : 0);
         const double size_u = centre ? width * random.uniform(0.6, 0.9)
@@ -636,7 +701,8 @@ void SynthCounty::State::paint_town(const Patch& p, std::int64_t y, std::int64_t
       const bool in_roof = has_house && u >= roof_u0 && u < roof_u1 && v >= roof_v0 && v < roof_v1;
       const bool in_shadow =
           has_house && u >= roof_u0 - 4 && u < roof_u1 - 4 && v >= roof_v0 - 3 && v < roof_v1 - 3;
-      const int dense = (centre ? p.density / 6 : p.density) + mottle[row + at] * p.patchiness / 4;
+      const int dense =
+          (centre ? p.density / 6 : block_density) + mottle[row + at] * p.patchiness / 4;
       if (in_roof) {
         c = roof;
         // A gable: one side of the ridge is in the light.
@@ -761,12 +827,14 @@ SynthCounty::SynthCounty(const SynthOptions& options) : state_(std::make_unique<
   KeyedRandom bends{options.seed, kStreamSynth, kSaltWarp};
   state.warp_x = fractal_noise(kWarp, {64, 32, 16, 8, 4}, bends);
   state.warp_y = fractal_noise(kWarp, {64, 32, 16, 8, 4}, bends);
+  state.inclusions = fractal_noise(kWarp, {32, 16, 8}, bends);
   for (auto* table : {&state.warp_x, &state.warp_y}) {
     for (float& value : *table) value *= 48;  // metres
   }
   state.deal_patches();
   state.lay_roads();
   if (options.year == 1) state.grow();
+  state.choose_inclusions();
 
   KeyedRandom water{options.seed, kStreamSynth, kSaltRiver};
   const auto side = static_cast<double>(state.side);
@@ -812,7 +880,7 @@ PixelToMap SynthCounty::pixel_to_map() const {
 std::uint8_t SynthCounty::code_at(double east_m, double south_m) const {
   const auto side = static_cast<double>(state_->side);
   if (!(east_m >= 0 && south_m >= 0 && east_m < side && south_m < side)) return 0;
-  return state_->code(state_->patch_at(east_m, south_m), east_m, south_m);
+  return state_->code(state_->patch_at(east_m, south_m, false), east_m, south_m);
 }
 
 void SynthCounty::paint(std::int64_t first, std::int64_t rows, std::span<std::uint8_t> rgb) const {
@@ -826,7 +894,7 @@ void SynthCounty::paint(std::int64_t first, std::int64_t rows, std::span<std::ui
       const double at = (static_cast<double>(lattice_row) + 0.5) * kLattice;
       for (std::int64_t i = 0; i < count; ++i) {
         blocks[static_cast<std::size_t>(i)] =
-            &state.patch_at((static_cast<double>(i) + 0.5) * kLattice, at);
+            &state.patch_at((static_cast<double>(i) + 0.5) * kLattice, at, true);
       }
     }
     state.paint_row(y, blocks.data(), rgb.data() + 3 * (y - first) * state.side);
