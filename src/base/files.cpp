@@ -136,7 +136,10 @@ void make_folder(const Path& path) {
   std::error_code error;
   fs::create_directories(path, error);
   if (!error && fs::is_directory(path, error)) return;
-  if (!error) throw InputError("create folder", path.native(), "a file of that name is in the way");
+  std::error_code ignored;
+  if (!error || (fs::exists(path, ignored) && !fs::is_directory(path, ignored))) {
+    throw InputError("create folder", path.native(), "a file of that name is in the way");
+  }
   errno = error.value();
   throw IoError::from_errno("create folder", path.native());
 }

@@ -1,0 +1,163 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <fstream>
+#include <set>
+
+#include "quadrat/base/error.h"
+#include "quadrat/base/files.h"
+#include "quadrat/base/progress.h"
+#include "quadrat/base/random.h"
+#include "quadrat/base/signals.h"
+#include "quadrat/base/text.h"
+
+namespace quadrat {
+namespace {
+
+using testing::HasSubstr;
+
+class Folder : public testing::Test {
+ protected:
+  Folder() {
+    std::string name = "/tmp/quadrat-test-XXXXXX";
+    path_ = ::mkdtemp(name.data());
+  }
+  ~Folder() override { std::filesystem::remove_all(path_); }
+  std::string content(const Path& path) const {
+    const Bytes bytes = read_file(path);
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+  std::size_t files() const {
+    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(path_), {}));
+  }
+  Path path_;
+};
+
+TEST(Error, names_action_object_finding_and_remedy) {
+  const InputError error("read tile", "a.png", "it is 3 px", "cut it again");
+  EXPECT_STREQ(error.what(), "cannot read tile 'a.png': it is 3 px; cut it again");
+  EXPECT_EQ(exit_status(error.kind()), 2);
+  EXPECT_EQ(exit_status(UsageError("x").kind()), 1);
+}
+
+TEST(Error, from_errno_tells_what_to_do_about_a_full_disk) {
+  errno = ENOSPC;
+  EXPECT_THAT(IoError::from_errno("write", "run.h5").what(), HasSubstr("free some space"));
+}
+
+TEST_F(Folder, replace_file_keeps_the_old_content_when_writing_throws) {
+  const Path file = path_ / "a.txt";
+  write_file(file, "old");
+  EXPECT_THROW(replace_file(file,
+                            [](const Path& temporary) {
+                              std::ofstream(temporary) << "half";
+                              throw IoError("write", "a.txt", "disk full");
+                            }),
+               IoError);
+  EXPECT_EQ(content(file), "old");
+  EXPECT_EQ(files(), 1U);
+}
+
+TEST_F(Folder, replace_file_replaces_whole) {
+  const Path file = path_ / "a.txt";
+  write_file(file, "a long first content");
+  write_file(file, "new");
+  EXPECT_EQ(content(file), "new");
+  EXPECT_EQ(files(), 1U);
+}
+
+TEST_F(Folder, read_file_refuses_folders_absent_files_and_large_ones) {
+  EXPECT_THROW(read_file(path_), Error);
+  EXPECT_THROW(read_file(path_ / "none"), IoError);
+  write_file(path_ / "b", "12345");
+  EXPECT_THROW(read_file(path_ / "b", 4), InputError);
+  EXPECT_EQ(read_file(path_ / "b", 5).size(), 5U);
+}
+
+TEST_F(Folder, stale_temporaries_go_and_other_files_stay) {
+  write_file(path_ / "run.h5", "x");
+  std::ofstream(path_ / ".run.h5.tmp.host.1") << "half";
+  std::ofstream(path_ / ".hidden") << "mine";
+  remove_stale_temporaries(path_);
+  EXPECT_TRUE(std::filesystem::exists(path_ / "run.h5"));
+  EXPECT_TRUE(std::filesystem::exists(path_ / ".hidden"));
+  EXPECT_FALSE(std::filesystem::exists(path_ / ".run.h5.tmp.host.1"));
+}
+
+TEST_F(Folder, make_folder_says_when_a_file_is_in_the_way) {
+  write_file(path_ / "f", "x");
+  EXPECT_THROW(make_folder(path_ / "f"), InputError);
+  EXPECT_NO_THROW(make_folder(path_ / "a" / "b"));
+  EXPECT_NO_THROW(make_folder(path_ / "a" / "b"));
+}
+
+TEST(KeyedRandom, is_a_function_of_its_key_and_of_every_part_of_it) {
+  EXPECT_EQ(KeyedRandom({1, 2, 3}).next(), KeyedRandom({1, 2, 3}).next());
+  std::set<std::uint64_t> seen;
+  for (std::uint64_t a = 0; a < 10; ++a) {
+    for (std::uint64_t b = 0; b < 10; ++b) seen.insert(KeyedRandom({a, b}).next());
+  }
+  EXPECT_EQ(seen.size(), 100U);
+}
+
+TEST(KeyedRandom, below_covers_its_range_evenly) {
+  KeyedRandom random({7});
+  std::array<int, 8> count{};
+  constexpr int kDraws = 80000;
+  for (int i = 0; i < kDraws; ++i) ++count.at(random.below(8));
+  // Binomial with p = 1/8: six standard deviations either side.
+  const double sd = std::sqrt(kDraws * (1.0 / 8) * (7.0 / 8));
+  for (const int n : count) EXPECT_NEAR(n, kDraws / 8, 6 * sd);
+}
+
+TEST(KeyedRandom, shuffle_is_a_permutation_that_never_changes) {
+  std::vector<int> items{0, 1, 2, 3, 4, 5, 6, 7};
+  KeyedRandom random({42});
+  shuffle(items, random);
+  // Runs are compared across machines and releases: this order is part of what a seed means.
+  const std::vector<int> first = items;
+  std::vector<int> again{0, 1, 2, 3, 4, 5, 6, 7};
+  KeyedRandom same({42});
+  shuffle(again, same);
+  EXPECT_EQ(first, again);
+  EXPECT_THAT(items, testing::UnorderedElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
+  EXPECT_NE(items, (std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7}));
+}
+
+TEST(Text, plain_names) {
+  EXPECT_TRUE(is_plain_name("Forest-2_b"));
+  for (const char* bad : {"", "a b", "a/b", "..", "é", "a.b", "a\n"}) EXPECT_FALSE(is_plain_name(bad)) << bad;
+}
+
+TEST(Text, closest_proposes_near_names_only) {
+  const std::vector<std::string> names{"num_epochs", "runs"};
+  EXPECT_EQ(closest("num_epoch", names), "num_epochs");
+  EXPECT_EQ(closest("xyz", names), "");
+}
+
+TEST(Text, csv_fields_are_quoted_where_needed) {
+  EXPECT_EQ(csv_field("a.png"), "a.png");
+  EXPECT_EQ(csv_field("a,\"b\".png"), "\"a,\"\"b\"\".png\"");
+}
+
+TEST(Text, unprintable_bytes_are_shown_not_sent) { EXPECT_EQ(printable("a\x1b[2Jb"), "a\\x1b[2Jb"); }
+
+TEST(Progress, durations_read_naturally) {
+  EXPECT_EQ(format_duration(0.44), "0.4 s");
+  EXPECT_EQ(format_duration(59.6), "1 min 00 s");
+  EXPECT_EQ(format_duration(3600 + 5 * 60), "1 h 05 min");
+}
+
+TEST(Signals, stop_signals_set_a_flag) {
+  catch_stop_signals();
+  ASSERT_EQ(stop_signal(), 0);
+  std::raise(SIGUSR1);
+  EXPECT_EQ(stop_signal(), SIGUSR1);
+  set_stop_signal(0);
+}
+
+}  // namespace
+}  // namespace quadrat

@@ -1,0 +1,119 @@
+#include "quadrat/cli/parser.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "quadrat/base/error.h"
+
+namespace quadrat::cli {
+namespace {
+
+using testing::HasSubstr;
+using testing::Throws;
+
+struct Program {
+  Program() : parser("quadrat-test", "test", "") {
+    parser.add("train", train, "DIR", "folder");
+    parser.add("num_epochs,n", epochs, "N", "epochs");
+    parser.add("rate", rate, "X", "rate");
+    parser.add("image", images, "F", "images");
+    parser.add("fast", fast, "be fast");
+    parser.add_choice("kind,k", kind, {"a", "b"}, "kind");
+    parser.require({"train"});
+  }
+  bool parse(std::vector<const char*> arguments) {
+    arguments.insert(arguments.begin(), "quadrat-test");
+    return parser.parse(static_cast<int>(arguments.size()), arguments.data());
+  }
+  std::string error(std::vector<const char*> arguments) {
+    try {
+      parse(std::move(arguments));
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return "";
+  }
+  Path train;
+  std::int64_t epochs = 10;
+  double rate = 0.5;
+  std::vector<std::string> images;
+  bool fast = false;
+  std::string kind = "a";
+  Parser parser;
+};
+
+class File {
+ public:
+  explicit File(const std::string& content) { std::ofstream(path_) << content; }
+  ~File() { std::filesystem::remove(path_); }
+  const char* path() const { return path_.c_str(); }
+
+ private:
+  std::string path_ = testing::TempDir() + "quadrat_parser_test.ini";
+};
+
+TEST(Parser, takes_hyphens_for_underscores_and_both_ways_of_giving_a_value) {
+  Program p;
+  ASSERT_TRUE(p.parse({"--train", "a b/c", "--num-epochs=3", "--image", "x", "y", "--fast", "-k", "b"}));
+  EXPECT_EQ(p.train, "a b/c");
+  EXPECT_EQ(p.epochs, 3);
+  EXPECT_EQ(p.images, (std::vector<std::string>{"x", "y"}));
+  EXPECT_TRUE(p.fast);
+  EXPECT_EQ(p.kind, "b");
+}
+
+TEST(Parser, a_value_may_begin_with_hyphens_and_keeps_them) {
+  Program p;
+  ASSERT_TRUE(p.parse({"--train=--a-b", "--rate", "-0.5"}));
+  EXPECT_EQ(p.train, "--a-b");
+  EXPECT_EQ(p.rate, -0.5);
+}
+
+TEST(Parser, the_command_line_overrules_the_file) {
+  const File file("train = here\nnum-epochs = 7\nrate = 0.25\nfast = true\n# a comment\n");
+  Program p;
+  ASSERT_TRUE(p.parse({"-c", file.path(), "-n", "2"}));
+  EXPECT_EQ(p.train, "here");
+  EXPECT_EQ(p.epochs, 2);
+  EXPECT_EQ(p.rate, 0.25);
+  EXPECT_TRUE(p.fast);
+}
+
+TEST(Parser, an_unknown_name_in_the_file_is_named_with_the_file) {
+  const File file("trian = here\n");
+  Program p;
+  const std::string error = p.error({"-c", file.path()});
+  EXPECT_THAT(error, HasSubstr("trian"));
+  EXPECT_THAT(error, HasSubstr(file.path()));
+  EXPECT_THAT(error, HasSubstr("--train"));
+}
+
+TEST(Parser, errors_say_what_was_given_and_what_is_meant) {
+  EXPECT_THAT(Program().error({"--train", "x", "--num_epoch", "3"}), HasSubstr("did you mean --num_epochs?"));
+  EXPECT_THAT(Program().error({"--train", "x", "-n", "many"}), HasSubstr("many"));
+  EXPECT_THAT(Program().error({"--train", "x", "--kind", "c"}), HasSubstr("must be one of a and b"));
+  EXPECT_THAT(Program().error({"--kind", "b"}), HasSubstr("--train is missing"));
+  EXPECT_THAT(Program().error({"--train", "x", "word"}), HasSubstr("words"));
+  EXPECT_THAT(Program().error({"--train", "x", "--train", "y"}), HasSubstr("train"));
+}
+
+TEST(Parser, as_used_lists_every_option_with_its_value) {
+  Program p;
+  ASSERT_TRUE(p.parse({"--train", "x", "--rate", "5e-4"}));
+  using Used = std::pair<std::string, std::string>;
+  EXPECT_THAT(p.parser.as_used(),
+              testing::ElementsAre(Used("train", "x"), Used("num_epochs", "10"), Used("rate", "0.0005"),
+                                   Used("image", ""), Used("fast", "false"), Used("kind", "a")));
+  EXPECT_TRUE(p.parser.is_given("rate"));
+  EXPECT_FALSE(p.parser.is_given("num_epochs"));
+}
+
+TEST(Parser, help_and_version_answer_and_end) {
+  EXPECT_FALSE(Program().parse({"--help"}));
+  EXPECT_FALSE(Program().parse({"--nonsense", "--version"}));
+}
+
+}  // namespace
+}  // namespace quadrat::cli

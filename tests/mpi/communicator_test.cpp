@@ -1,0 +1,73 @@
+#include "quadrat/mpi/communicator.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <numeric>
+
+#include "quadrat/base/error.h"
+
+namespace quadrat::mpi {
+namespace {
+
+TEST(Communicator, broadcast_reaches_every_rank_from_any_root) {
+  const auto ranks = Communicator::world();
+  for (int root = 0; root < ranks.size(); ++root) {
+    const std::string text = ranks.broadcast(ranks.rank() == root ? std::string("from ") + std::to_string(root) : "", root);
+    EXPECT_EQ(text, "from " + std::to_string(root));
+  }
+}
+
+TEST(Communicator, gather_brings_parts_of_any_size_in_rank_order) {
+  const auto ranks = Communicator::world();
+  const Bytes mine(static_cast<std::size_t>(ranks.rank()) * 3, static_cast<std::byte>(ranks.rank()));
+  const auto all = ranks.gather(mine);
+  if (!ranks.is_root()) {
+    EXPECT_TRUE(all.empty());
+    return;
+  }
+  ASSERT_EQ(all.size(), static_cast<std::size_t>(ranks.size()));
+  for (std::size_t r = 0; r < all.size(); ++r) EXPECT_EQ(all[r], Bytes(r * 3, static_cast<std::byte>(r)));
+}
+
+TEST(Communicator, reductions) {
+  const auto ranks = Communicator::world();
+  const int n = ranks.size();
+  std::array<double, 2> values{1.0, static_cast<double>(ranks.rank())};
+  ranks.sum(values);
+  EXPECT_EQ(values[0], n);
+  EXPECT_EQ(values[1], n * (n - 1) / 2);
+  EXPECT_EQ(ranks.max(ranks.rank()), n - 1);
+  EXPECT_EQ(ranks.min(std::int64_t{5} + ranks.rank()), 5);
+}
+
+TEST(Communicator, moved_from_ones_are_null_and_freed_once) {
+  auto first = Communicator::world();
+  Communicator second = std::move(first);
+  EXPECT_EQ(first.get(), MPI_COMM_NULL);  // NOLINT: that is what is tested
+  second.barrier();
+}
+
+TEST(Together, passes_where_nobody_fails) {
+  const auto ranks = Communicator::world();
+  EXPECT_NO_THROW(together(ranks, [] {}));
+}
+
+TEST(Together, all_throw_the_lowest_failing_ranks_error) {
+  const auto ranks = Communicator::world();
+  const int last = ranks.size() - 1;
+  try {
+    together(ranks, [&] {
+      if (ranks.rank() == last) throw InputError("read", "x.png", "it is cut short");
+    });
+    FAIL() << "rank " << ranks.rank() << " went on alone";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "cannot read 'x.png': it is cut short");
+    EXPECT_EQ(error.kind(), ErrorKind::kInput);
+    EXPECT_TRUE(error.is_shared());
+  }
+  ranks.barrier();
+}
+
+}  // namespace
+}  // namespace quadrat::mpi
