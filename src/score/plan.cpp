@@ -106,7 +106,8 @@ void Plan::Impl::compile(FusedNetwork network) {
       bf16_table[c][index] = c10::BFloat16(value).x;
     }
   }
-  input = at::zeros({kTilesAtOnce, 3, card.tile_px, card.tile_px}, at::TensorOptions(dtype).memory_format(kChannelsLast));
+  input = at::empty({kTilesAtOnce, 3, card.tile_px, card.tile_px},
+                    at::TensorOptions(dtype).memory_format(kChannelsLast)).zero_();
   slots.assign(static_cast<std::size_t>(network.slots), at::Tensor());
 
   // A dry run gives every layer the size of its input, which is what prepacking wants to know.
@@ -133,7 +134,7 @@ void Plan::Impl::compile(FusedNetwork network) {
       step.bias = bias.to(dtype);
     } else if (layer.kind == Layer::Kind::kFlatten) {
       in_trunk = false;
-      flat = at::zeros({batch, in.numel() / in.size(0)}, in.options().memory_format(at::MemoryFormat::Contiguous));
+      flat = at::zeros({batch, in.numel() / in.size(0)}, in.options());
       slots[static_cast<std::size_t>(layer.output)] = flat;
       trunk.push_back(std::move(step));
       continue;
