@@ -68,6 +68,12 @@ function(quadrat_use_torch_pch target)
     target_compile_definitions(quadrat_torch_pch PRIVATE FMT_HEADER_ONLY)
     target_precompile_headers(quadrat_torch_pch PRIVATE <torch/torch.h>)
   endif()
+  # A program's -fPIE would not match the -fPIC the header was compiled with.
+  get_target_property(type ${target} TYPE)
+  if(type STREQUAL "EXECUTABLE")
+    set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+    target_compile_options(${target} PRIVATE -fPIC)
+  endif()
   target_precompile_headers(${target} REUSE_FROM quadrat_torch_pch)
 endfunction()
 
