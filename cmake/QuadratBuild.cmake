@@ -86,6 +86,10 @@ function(quadrat_add_program name)
     # Found beside the program wherever it is installed.
     set_target_properties(${name} PROPERTIES INSTALL_RPATH "${LibTorch_LIBRARY_DIRS}")
   endif()
+  if(NOT TARGET quadrat_programs)
+    add_custom_target(quadrat_programs)  # all of them, without the tests
+  endif()
+  add_dependencies(quadrat_programs ${name})
   install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   set_property(CACHE QUADRAT_PROGRAMS APPEND PROPERTY VALUE ${name})
 endfunction()
