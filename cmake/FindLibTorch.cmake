@@ -33,10 +33,17 @@ find_package_handle_standard_args(LibTorch
 set(LibTorch_CUDA_FOUND FALSE)
 set(LibTorch_CUDA_SUMMARY "off (QUADRAT_CUDA=OFF)")
 if(LibTorch_FOUND AND NOT "${QUADRAT_CUDA}" STREQUAL "OFF")
+  get_filename_component(_site "${LibTorch_ROOT_DIR}" DIRECTORY)
   find_package(CUDAToolkit 13 QUIET)
+  if(NOT CUDAToolkit_FOUND AND NOT DEFINED CUDAToolkit_ROOT AND EXISTS "${_site}/nvidia/cu13/bin/nvcc")
+    # The toolkit's wheels, from tools/setup --cuda. What the first search has found is of another version.
+    unset(CUDAToolkit_BIN_DIR CACHE)
+    unset(CUDAToolkit_NVCC_EXECUTABLE CACHE)
+    set(CUDAToolkit_ROOT "${_site}/nvidia/cu13")
+    find_package(CUDAToolkit 13 QUIET)
+  endif()
   find_library(LibTorch_CUDA_LIBRARY torch_cuda HINTS "${LibTorch_ROOT_DIR}/lib" NO_DEFAULT_PATH)
   find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda HINTS "${LibTorch_ROOT_DIR}/lib" NO_DEFAULT_PATH)
-  get_filename_component(_site "${LibTorch_ROOT_DIR}" DIRECTORY)
   find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} "${_site}/nvidia/nccl/include")
   find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${CUDAToolkit_LIBRARY_DIR} "${_site}/nvidia/nccl/lib")
   # libtorch_cuda needs these three, which a plain toolkit lacks.
