@@ -33,6 +33,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kStateFolder = ".quadrat_cut";
+constexpr const char* kPlanName = "plan.cbor";
 constexpr const char* kReportName = "tiles.json";
 
 const char* reason(Fate fate) {
@@ -393,7 +394,8 @@ Start inspect(const CutOptions& options) {
                      "it holds tiles cut with other settings or images",
                      "name another --output, or remove that folder");
   };
-  if (fs::exists(settings, error)) {
+  // Without a plan nothing was cut: what was asked may change, say after an error in it.
+  if (fs::exists(settings, error) && fs::exists(options.output / kStateFolder / kPlanName, error)) {
     const Bytes content = read_file(settings);
     same(std::string(reinterpret_cast<const char*>(content.data()), content.size()));
     // Killed between writing the report and removing the state: all is there.
@@ -411,7 +413,6 @@ Start inspect(const CutOptions& options) {
     return Start::kComplete;
   }
   for (const auto& entry : fs::directory_iterator(options.output)) {
-    // A state folder without settings: killed before anything was cut.
     if (entry.path().filename() == kStateFolder) continue;
     throw InputError(
         "cut into", options.output.native(),
@@ -489,7 +490,7 @@ CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks) 
 
   std::vector<SurveyedImage> images = survey_images(options.images, ranks);
   // The plan is made once: a restart follows it, on however many ranks.
-  const Path plan_path = state / "plan.cbor";
+  const Path plan_path = state / kPlanName;
   Bytes stored;
   mpi::together(ranks, [&] {
     std::error_code error;

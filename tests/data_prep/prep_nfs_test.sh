@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# prep_nfs.sh: a dry run changes nothing, a second run changes nothing, and mistakes are named before any work.
+set -euo pipefail
+
+script=${QUADRAT_SOURCE:?}/data_prep/prep_nfs.sh
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+mkdir "$folder/bin"
+# The server's own commands are noted down, not run.
+for name in exportfs systemctl; do
+  printf '#!/bin/sh\necho "%s $*" >>"%s/calls"\n' "$name" "$folder" >"$folder/bin/$name"
+  chmod +x "$folder/bin/$name"
+done
+export PATH=$folder/bin:$PATH
+fail() { echo "$1"; exit 1; }
+prep() { "$script" --data "$folder/data" --exports_dir "$folder/exports.d" --server files "$@"; }
+
+prep --clients 10.0.0.0/24 --dry-run >"$folder/dry" || fail "the dry run failed"
+grep -q 'would run: exportfs -ra' "$folder/dry" || fail "the dry run does not say what it would run"
+[ ! -e "$folder/data" ] && [ ! -e "$folder/exports.d" ] && [ ! -e "$folder/calls" ] || fail "the dry run did something"
+
+expect_usage() {
+  local status=0
+  "$script" "${@:2}" >"$folder/out" 2>&1 || status=$?
+  [ "$status" -eq 1 ] || fail "status $status for: ${*:2}"
+  [ "$(wc -l <"$folder/out")" -eq 1 ] || fail "not one line for: ${*:2}"
+  grep -qF -- "$1" "$folder/out" || { cat "$folder/out"; fail "no '$1' for: ${*:2}"; }
+}
+expect_usage "--data is missing" --clients n1
+expect_usage "--clients is missing" --data /srv/x
+expect_usage "must be a path from the root" --data x --clients n1
+expect_usage "whole network" --data /srv/x --clients '*'
+expect_usage "no host" --data /srv/x --clients 'n1(rw)'
+expect_usage "no option '--verbose'" --verbose
+
+if [ "$(id -u)" -ne 0 ]; then
+  echo "not root: the rest needs it"
+  exit 0
+fi
+prep --clients '10.0.0.0/24,head.example.org' >"$folder/first" 2>/dev/null
+grep -qxF "$folder/data 10.0.0.0/24(rw,sync,no_subtree_check,root_squash) head.example.org(rw,sync,no_subtree_check,root_squash)" \
+  "$folder/exports.d/quadrat.exports" || fail "the export is wrong: $(cat "$folder/exports.d/quadrat.exports")"
+grep -q "mount -t nfs -o .*hard.* files:$folder/data $folder/data" "$folder/first" || fail "no mount line"
+[ -d "$folder/data/tiles" ] && [ -d "$folder/data/runs" ] || fail "folders are missing"
+grep -q 'exportfs -ra' "$folder/calls" || fail "it was not exported"
+echo kept >"$folder/data/tiles/mine"
+before=$(stat -c '%Y %i' "$folder/exports.d/quadrat.exports")
+prep --clients '10.0.0.0/24,head.example.org' >"$folder/second" 2>/dev/null
+cmp "$folder/first" "$folder/second" || fail "the second run says something else"
+[ "$before" = "$(stat -c '%Y %i' "$folder/exports.d/quadrat.exports")" ] || fail "the second run wrote the export anew"
+[ "$(cat "$folder/data/tiles/mine")" = kept ] || fail "the second run touched the data"

@@ -1,0 +1,159 @@
+#include "quadrat/geo/raster.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "files.h"
+
+namespace quadrat::geo {
+namespace {
+
+using test::TemporaryFolder;
+using test::write_image;
+using ::testing::HasSubstr;
+
+std::array<std::uint8_t, 3> pattern(std::int64_t x, std::int64_t y) {
+  return {static_cast<std::uint8_t>(1 + (x * 7 + y) % 250),
+          static_cast<std::uint8_t>(1 + (x + 3 * y) % 250),
+          static_cast<std::uint8_t>(1 + (x ^ y) % 250)};
+}
+
+TEST(Raster, reads_back_what_the_writer_wrote) {
+  const TemporaryFolder folder;
+  write_image(folder.path() / "a.tif", 300, 270, pattern);
+  Raster raster = Raster::open_imagery(folder.path() / "a.tif");
+  EXPECT_FALSE(raster.is_resampled());
+  EXPECT_EQ(raster.width_px(), 300);
+  EXPECT_EQ(raster.height_px(), 270);
+  std::vector<std::uint8_t> rgb(3 * 20 * 11);
+  raster.read_rgb({250, 255, 20, 11}, rgb);
+  for (std::int64_t y = 0; y < 11; ++y) {
+    for (std::int64_t x = 0; x < 20; ++x) {
+      const auto expected = pattern(250 + x, 255 + y);
+      for (std::size_t c = 0; c < 3; ++c) {
+        ASSERT_EQ(rgb[static_cast<std::size_t>(3 * (y * 20 + x)) + c], expected[c])
+            << x << ' ' << y;
+      }
+    }
+  }
+}
+
+TEST(Raster, leaves_nothing_behind_where_writing_is_given_up) {
+  const TemporaryFolder folder;
+  {
+    RasterLayout layout;
+    layout.width_px = layout.height_px = 100;
+    layout.crs = "EPSG:26918";
+    RasterWriter writer(folder.path() / "a.tif", layout);
+    writer.write_rows(1, std::vector<std::uint8_t>(100));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+TEST(Raster, resamples_other_pixel_sizes_to_a_metre) {
+  const TemporaryFolder folder;
+  // 0.6 m, as newer NAIP: a ramp of one grey level a metre eastward.
+  write_image(folder.path() / "fine.tif", 400, 400,
+              [](std::int64_t x, std::int64_t) {
+                const auto level =
+                    static_cast<std::uint8_t>(std::lround(0.6 * (static_cast<double>(x) + 0.5)));
+                return std::array<std::uint8_t, 3>{level, 100, 200};
+              },
+              {{300000, 0.6, 0, 4500000, 0, -0.6}});
+  Raster raster = Raster::open_imagery(folder.path() / "fine.tif");
+  EXPECT_TRUE(raster.is_resampled());
+  EXPECT_EQ(raster.width_px(), 240);
+  EXPECT_EQ(raster.height_px(), 240);
+  EXPECT_NEAR(raster.pixel_to_map().k[1], 1, 1e-9);
+  std::vector<std::uint8_t> rgb(3 * 200);
+  raster.read_rgb({10, 100, 200, 1}, rgb);
+  for (std::size_t x = 0; x < 200; ++x) {
+    EXPECT_NEAR(rgb[3 * x], 10.5 + static_cast<double>(x), 1.01) << x;
+    EXPECT_EQ(rgb[3 * x + 1], 100);
+    EXPECT_EQ(rgb[3 * x + 2], 200);
+  }
+}
+
+TEST(Raster, brings_degrees_to_the_utm_zone_in_metres) {
+  const TemporaryFolder folder;
+  RasterLayout layout;
+  layout.width_px = layout.height_px = 300;
+  layout.bands = 3;
+  layout.pixel_to_map = {{-76.5, 1e-5, 0, 40.0, 0, -1e-5}};
+  layout.crs = kLonLat;
+  {
+    RasterWriter writer(folder.path() / "degrees.tif", layout);
+    writer.write_rows(300, std::vector<std::uint8_t>(3 * 300 * 300, 77));
+    writer.close();
+  }
+  Raster raster = Raster::open_imagery(folder.path() / "degrees.tif");
+  EXPECT_TRUE(raster.is_resampled());
+  EXPECT_THAT(raster.crs_wkt(), HasSubstr("UTM zone 18N"));
+  EXPECT_NEAR(static_cast<double>(raster.width_px()), 256, 8);  // 0.003 degrees at 40 north
+  EXPECT_NEAR(static_cast<double>(raster.height_px()), 333, 8);
+  std::vector<std::uint8_t> rgb(3);
+  raster.read_rgb({128, 160, 1, 1}, rgb);
+  EXPECT_EQ(rgb[0], 77);
+}
+
+TEST(Raster, turns_declared_nodata_black) {
+  const TemporaryFolder folder;
+  write_image(
+      folder.path() / "a.tif", 4, 1,
+      [](std::int64_t x, std::int64_t) {
+        return x < 2 ? std::array<std::uint8_t, 3>{255, 255, 255}
+                     : std::array<std::uint8_t, 3>{255, 255, 7};
+      },
+      {{300000, 1, 0, 4500000, 0, -1}}, 255);
+  Raster raster = Raster::open_imagery(folder.path() / "a.tif");
+  std::vector<std::uint8_t> rgb(12);
+  raster.read_rgb({0, 0, 4, 1}, rgb);
+  EXPECT_THAT(rgb, ::testing::ElementsAre(0, 0, 0, 0, 0, 0, 255, 255, 7, 255, 255, 7));
+}
+
+TEST(Raster, says_what_is_wrong_with_a_file) {
+  const TemporaryFolder folder;
+  const auto refusal = [&](const Path& path) {
+    return test::message_of([&] { Raster::open_imagery(path); });
+  };
+
+  EXPECT_THAT(refusal(folder.path() / "missing.tif"), HasSubstr("missing.tif"));
+  write_file(folder.path() / "text.tif", std::string_view("hello"));
+  EXPECT_THAT(refusal(folder.path() / "text.tif"), HasSubstr("cannot open raster"));
+
+  // A PNG has no place on the map. Written by hand: a black pixel.
+  write_file(folder.path() / "plain.pgm", std::string_view("P6\n1 1\n255\n\1\2\3"));
+  EXPECT_THAT(refusal(folder.path() / "plain.pgm"), HasSubstr("no coordinate system"));
+
+  test::write_codes(folder.path() / "one_band.tif", 8, 8,
+                    [](auto, auto) { return std::uint8_t{41}; });
+  EXPECT_THAT(refusal(folder.path() / "one_band.tif"),
+              HasSubstr("it has 1 band, red, green and blue are wanted"));
+}
+
+TEST(Raster, names_the_rows_of_a_file_cut_short) {
+  const TemporaryFolder folder;
+  const Path path = folder.path() / "short.tif";
+  write_image(path, 600, 600, pattern);
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) / 2);
+  const std::string message = test::message_of([&] {
+    Raster raster = Raster::open_imagery(path);
+    std::vector<std::uint8_t> rgb(3 * 600 * 10);
+    raster.read_rgb({0, 580, 600, 10}, rgb);
+  });
+  EXPECT_THAT(message, HasSubstr("short.tif"));
+}
+
+TEST(Projector, agrees_with_published_coordinates) {
+  // The Washington Monument's top: 38.889484 N, 77.035278 W; UTM 18S 323481 E 4306483 N (National
+  // Geodetic Survey).
+  std::vector<Point> points{{-77.035278, 38.889484}};
+  Projector(kLonLat, "EPSG:26918").transform(points);
+  EXPECT_NEAR(points[0].x, 323481, 3);
+  EXPECT_NEAR(points[0].y, 4306483, 3);
+}
+
+}  // namespace
+}  // namespace quadrat::geo
