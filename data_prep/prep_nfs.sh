@@ -46,9 +46,10 @@ esac
 [[ $data != *[[:space:]\"\\]* ]] || usage_error "--data is '$data', and a path with spaces or quotes cannot be exported safely"
 [ "$data" != / ] || usage_error "--data is '/', and the whole server is too much to export"
 data=${data%/}
-for client in ${clients//,/ }; do
-  [[ $client =~ ^[A-Za-z0-9.:*?/@_-]+$ ]] || usage_error "--clients has '$client', which is no host, network or netgroup"
+IFS=, read -ra client_list <<<"$clients"
+for client in "${client_list[@]}"; do
   [ "$client" != '*' ] || usage_error "--clients '*' would export to the whole network; name the nodes"
+  [[ $client =~ ^[A-Za-z0-9.:*?/@_-]+$ ]] || usage_error "--clients has '$client', which is no host, network or netgroup"
 done
 [ -n "$mount_point" ] || mount_point=$data
 [ -n "$server" ] || server=$(hostname -f 2>/dev/null || hostname)
@@ -76,7 +77,7 @@ done
 
 export_file=$exports_dir/quadrat.exports
 line=$data
-for client in ${clients//,/ }; do
+for client in "${client_list[@]}"; do
   line+=" $client(rw,sync,no_subtree_check,root_squash)"
 done
 text="# Written by quadrat's data_prep/prep_nfs.sh; run it again to change it.

@@ -17,11 +17,13 @@ prep() { "$script" --data "$folder/data" --exports_dir "$folder/exports.d" --ser
 
 prep --clients 10.0.0.0/24 --dry-run >"$folder/dry" || fail "the dry run failed"
 grep -q 'would run: exportfs -ra' "$folder/dry" || fail "the dry run does not say what it would run"
-[ ! -e "$folder/data" ] && [ ! -e "$folder/exports.d" ] && [ ! -e "$folder/calls" ] || fail "the dry run did something"
+for path in data exports.d calls; do
+  [ ! -e "$folder/$path" ] || fail "the dry run made $path"
+done
 
 expect_usage() {
   local status=0
-  "$script" "${@:2}" >"$folder/out" 2>&1 || status=$?
+  "$script" --dry_run --exports_dir "$folder/none" "${@:2}" >"$folder/out" 2>&1 || status=$?
   [ "$status" -eq 1 ] || fail "status $status for: ${*:2}"
   [ "$(wc -l <"$folder/out")" -eq 1 ] || fail "not one line for: ${*:2}"
   grep -qF -- "$1" "$folder/out" || { cat "$folder/out"; fail "no '$1' for: ${*:2}"; }
@@ -41,7 +43,9 @@ prep --clients '10.0.0.0/24,head.example.org' >"$folder/first" 2>/dev/null
 grep -qxF "$folder/data 10.0.0.0/24(rw,sync,no_subtree_check,root_squash) head.example.org(rw,sync,no_subtree_check,root_squash)" \
   "$folder/exports.d/quadrat.exports" || fail "the export is wrong: $(cat "$folder/exports.d/quadrat.exports")"
 grep -q "mount -t nfs -o .*hard.* files:$folder/data $folder/data" "$folder/first" || fail "no mount line"
-[ -d "$folder/data/tiles" ] && [ -d "$folder/data/runs" ] || fail "folders are missing"
+for path in tiles shards runs scores weights; do
+  [ -d "$folder/data/$path" ] || fail "there is no folder $path"
+done
 grep -q 'exportfs -ra' "$folder/calls" || fail "it was not exported"
 echo kept >"$folder/data/tiles/mine"
 before=$(stat -c '%Y %i' "$folder/exports.d/quadrat.exports")
