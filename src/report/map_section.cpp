@@ -115,7 +115,7 @@ struct Layer {
   std::string id;
   std::string title;
   std::string image;
-  std::string legend;
+  std::string legend;  ///< empty where the table of areas beside it is one
 };
 
 std::string areas_table(const County& county) {
@@ -146,12 +146,10 @@ Section map(const County& county, std::vector<std::string>& notes) {
   const std::vector<Rgb> colours = class_colours(county.record.classes);
   std::vector<Layer> layers;
   layers.push_back({"class", "Land use",
-                    layer_image(grid, "class", "Map of land use, one dot a tile", [&](std::size_t i) { return colours[predictions.predicted[i]]; }),
-                    legend(county.record.classes, colours, "", "class")});
+                    layer_image(grid, "class", "Map of land use, one dot a tile", [&](std::size_t i) { return colours[predictions.predicted[i]]; }), ""});
   layers.push_back({"smooth", "Smoothed",
                     layer_image(grid, "smooth", "The same map, each tile as most of the nine around it",
-                                [&](std::size_t i) { return colours[county.smoothed[i]]; }),
-                    legend(county.record.classes, colours, "", "smooth")});
+                                [&](std::size_t i) { return colours[county.smoothed[i]]; }), ""});
   // From an even guess to certainty.
   const double even = 1.0 / static_cast<double>(std::max<std::size_t>(classes, 2));
   std::string scale;

@@ -452,17 +452,17 @@ std::string plot_text(const std::vector<TextCurve>& curves, const std::string& t
   text += fmt::format("{:>{}} +{}\n", "", kAxis - 2, std::string(width, '-'));
   const std::string last = fmt::format("{}", longest);
   text += fmt::format("{:>{}}1{:>{}}\n", "", kAxis, last, width - 1);
-  std::string legend;
+  const std::string indent(kAxis, ' ');
+  std::string line = indent;
   for (std::size_t c = 0; c < curves.size(); ++c) {
     const std::string item = fmt::format("{} {}", static_cast<char>('a' + c), printable(curves[c].name, 40));
-    if (!legend.empty() && legend.size() - (legend.rfind('\n') + 1) + item.size() + 3 > style.width) {
-      legend += "\n" + std::string(kAxis, ' ');
-    } else if (!legend.empty()) {
-      legend += "   ";
+    if (line.size() > kAxis && line.size() + 3 + item.size() > style.width) {
+      text += line + "\n";
+      line = indent;
     }
-    legend += item;
+    line += fmt::format("{}{}", line.size() > kAxis ? "   " : "", item);
   }
-  return text + std::string(kAxis, ' ') + legend + "\n";
+  return text + line + "\n";
 }
 
 }  // namespace quadrat::report
