@@ -1,11 +1,13 @@
 #include "quadrat/score/score.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <libdeflate.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <climits>
 #include <cstring>
@@ -58,6 +60,33 @@ std::uint32_t checksum_of(const Catalog& catalog) {
   nameless.root.clear();
   return checksum(nameless.serialize());
 }
+
+/// Held by rank 0 while a run is at work in a folder; the system lets go of it whatever ends the process.
+class FolderLock {
+ public:
+  FolderLock() = default;
+  ~FolderLock() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+  /// @throws InputError where another process holds it. File systems without locks are taken as they are.
+  void take(const Path& folder) {
+    const Path path = folder / ".lock";
+    descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (descriptor_ < 0) throw IoError::from_errno("create", path.native());
+    struct flock whole {};
+    whole.l_type = F_WRLCK;
+    whole.l_whence = SEEK_SET;
+    if (::fcntl(descriptor_, F_SETLK, &whole) == 0 || (errno != EACCES && errno != EAGAIN)) return;
+    throw InputError("score into", folder.native(), "another quadrat-score is at work there",
+                     "wait for it, or give another --name");
+  }
+
+ private:
+  int descriptor_ = -1;
+};
 
 /// What all ranks need to know before they start; made on rank 0.
 struct Start {
@@ -141,6 +170,7 @@ class Job {
   bool all_support_bf16_ = false;
   std::uint64_t earlier_tiles_ = 0;
   double seconds_ = 0;
+  FolderLock lock_;       // rank 0
   ScoreSummary summary_;
 };
 
@@ -257,6 +287,7 @@ void Job::prepare() {
   start_.fingerprint = std::uint64_t{checksum(std::as_bytes(std::span(identity)))} << 32 | catalog_crc_;
 
   make_folder(folder_);
+  lock_.take(folder_);
   remove_stale_temporaries(folder_);
   if (options_.resume == "never") remove_journals(folder_);
   std::vector<char> is_done(units());

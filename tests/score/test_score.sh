@@ -1,0 +1,149 @@
+#!/bin/bash
+# quadrat-score as its users see it: files of the contract, ranks, kills, restarts, bad input.
+set -u
+bin=${QUADRAT_BIN:?}
+make_model=$bin/../tests/score_make_model
+tiles=${QUADRAT_SHARED:?}/data/tiles/ucmerced6/validation
+suite=$QUADRAT_SHARED/data/png/suite
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder" || exit 1
+failures=0
+
+fail() {
+  echo "FAILED: $*" >&2
+  failures=$((failures + 1))
+}
+[ -d "$tiles" ] || { fail "there is no '$tiles'"; exit 1; }
+
+# expect STATUS TEXT COMMAND...: its exit status, and a text that its stderr holds on one line
+expect() {
+  local wanted=$1 text=$2 status=0
+  shift 2
+  "$@" >out 2>err || status=$?
+  [ "$status" -eq "$wanted" ] || fail "exit $status, not $wanted: $* ($(cat err))"
+  grep -qF -- "$text" err || fail "stderr lacks '$text': $* ($(cat err))"
+}
+score() { "$bin/quadrat-score" "$@"; }
+on_ranks() { mpirun -n "$1" "$bin/quadrat-score" "${@:2}"; }
+
+mkdir -p runs/model runs/short runs/other
+"$make_model" runs/model/model.safetensors resnet18 agricultural beach chaparral denseresidential forest golfcourse
+"$make_model" runs/other/model.safetensors alexnet A B C
+head -c 1000000 runs/model/model.safetensors >runs/short/model.safetensors
+
+# 480 tiles in two folders, and three that cannot be scored.
+mkdir -p many/a many/b
+i=0
+for _ in 1 2 3 4; do
+  for file in "$tiles"/*/*.png; do
+    i=$((i + 1))
+    if [ $((i % 2)) -eq 0 ]; then ln -s "$file" "many/a/t$i.png"; else ln -s "$file" "many/b/t$i.png"; fi
+  done
+done
+echo garbage >many/a/u_garbage.png
+cp "$suite/basn2c08.png" many/a/u_small.png
+ln -s /nowhere many/b/u_gone.png
+
+# The contract's files, on two ranks; labels from the folders.
+on_ranks 2 --tiles "$tiles" -o model --precision fp32 >out 2>err || fail "two ranks: $(cat err)"
+grep -q '^error 0\.' out || fail "no error rate: $(cat out)"
+[ "$(head -1 scores/model/predictions.csv)" = filepath,pred_label ] || fail "header of predictions.csv"
+[ "$(wc -l <scores/model/predictions.csv)" -eq 121 ] || fail "lines of predictions.csv"
+h5dump -a /status scores/model/scores.h5 | grep -q '"complete"' || fail "status is not complete"
+ls scores/model/*.journal >/dev/null 2>&1 && fail "journals were left behind"
+expect 0 "is complete" score --tiles "$tiles" -o model --precision fp32
+
+# Rejected tiles are listed, and the result does not depend on the ranks.
+on_ranks 2 --tiles many -o model --name reference >out 2>err || fail "many: $(cat err)"
+grep -q '480 tiles scored, 3 rejected' out || fail "counts: $(cat out)"
+h5dump -d /rejected scores/reference/scores.h5 >rejected
+for name in a/u_garbage.png a/u_small.png b/u_gone.png; do
+  grep -q "$name" rejected || fail "$name is not listed as rejected"
+done
+on_ranks 3 --tiles many -o model --name three >out 2>err || fail "three ranks: $(cat err)"
+cmp scores/reference/predictions.csv scores/three/predictions.csv || fail "three ranks differ from two"
+
+# Other settings under the same name.
+expect 2 "--precision was" score --tiles many -o model --name reference \
+  --precision "$(h5dump -a /environment/precision scores/reference/scores.h5 | grep -q bf16 && echo fp32 || echo bf16)"
+expect 2 "other tiles" score --tiles many -o model --name reference --sample_frac 0.5
+expect 2 "another model" score --tiles many -o other --name reference
+cmp scores/reference/predictions.csv scores/three/predictions.csv || fail "a refused command changed the results"
+
+# A sample is seeded and has the size asked for.
+score --tiles many -o model --name half --sample_frac 0.25 --seed 3 >out 2>err || fail "sample: $(cat err)"
+grep -Eq '(119|120|121) tiles scored' out || fail "sample size: $(cat out)"
+
+# SIGKILL to mpirun and its ranks at some instants, then to one rank; each time less is left to do.
+kill_after() {
+  mpirun -n 2 "$bin/quadrat-score" --tiles many -o model --name killed >/dev/null 2>&1 &
+  local launcher=$! children
+  sleep "$1"
+  children=$(cat "/proc/$launcher/task/$launcher/children" 2>/dev/null)
+  if [ "$2" = all ]; then kill -KILL "$launcher" 2>/dev/null; fi
+  for child in $children; do
+    kill -KILL "$child" 2>/dev/null
+    [ "$2" = all ] || break
+  done
+  wait "$launcher" 2>/dev/null
+}
+for instant in 1 3 4; do kill_after "$instant" all; done
+kill_after 3 one
+on_ranks 1 --tiles many -o model --name killed >out 2>err || fail "after kills: $(cat err)"
+cmp scores/reference/predictions.csv scores/killed/predictions.csv || fail "killed runs give another result"
+
+# Asked to stop: exit 75, whole files, and the same command goes on.
+mpirun -n 2 "$bin/quadrat-score" --tiles many -o model --name stopped >stopped.out 2>stopped.err &
+launcher=$!
+for _ in $(seq 600); do
+  ls scores/stopped/*.journal >/dev/null 2>&1 && break
+  sleep 0.1
+done
+expect 2 "another quadrat-score" score --tiles many -o model --name stopped
+kill -USR1 "$launcher"
+wait "$launcher"
+status=$?
+[ "$status" -eq 75 ] || fail "SIGUSR1: exit $status, not 75: $(cat stopped.err)"
+h5dump -a /status scores/stopped/scores.h5 | grep -q '"interrupted"' || fail "status is not interrupted"
+[ -e scores/stopped/predictions.csv ] && fail "an interrupted run wrote predictions.csv"
+expect 0 "going on" on_ranks 2 --tiles many -o model --name stopped
+cmp scores/reference/predictions.csv scores/stopped/predictions.csv || fail "a stopped run gives another result"
+
+# A journal cut off in the middle of a unit, and one with a flipped byte, cost what they held and nothing else.
+mpirun -n 2 "$bin/quadrat-score" --tiles many -o model --name cut >out 2>err &
+launcher=$!
+for _ in $(seq 600); do
+  [ "$(cat scores/cut/*.journal 2>/dev/null | wc -c)" -gt 900 ] && break
+  sleep 0.1
+done
+kill -USR1 "$launcher"
+wait "$launcher"
+for journal in scores/cut/*.journal; do
+  truncate -s -7 "$journal"
+  break
+done
+on_ranks 2 --tiles many -o model --name cut >out 2>err || fail "cut journal: $(cat err)"
+cmp scores/reference/predictions.csv scores/cut/predictions.csv || fail "a cut journal changed the result"
+
+# Bad input: one clear line, the right status, nothing left behind.
+expect 1 "--tiles is missing" score -o model
+expect 1 "--precision is 'fp64'" score --tiles many -o model --precision fp64
+expect 1 "--sample_frac" score --tiles many -o model --sample_frac 0
+expect 1 "--output_model_name" score --tiles many -o ../model
+expect 2 "there is no" score --tiles many -o nothing
+expect 2 "there is no such folder" score --tiles nowhere -o model
+mkdir empty small
+expect 2 "no .png file" score --tiles empty -o model
+cp "$suite/basn2c08.png" small/
+expect 2 "32x32 px" score --tiles small -o model
+expect 2 "runs/short/model.safetensors" score --tiles many -o short
+expect 2 "there is no" on_ranks 2 --tiles many -o nothing
+[ "$(grep -c error: err)" -eq 1 ] || fail "an error of all ranks is printed more than once: $(cat err)"
+for name in nothing short; do [ -e "scores/$name" ] && fail "scores/$name was made for nothing"; done
+mkdir garbage
+for n in 1 2 3; do echo garbage >garbage/$n.png; done
+expect 2 "none of the 3 tiles could be read" score --tiles garbage -o model --name garbage
+
+[ "$failures" -eq 0 ] || exit 1
+echo "all passed"
