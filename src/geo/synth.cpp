@@ -19,7 +19,7 @@ namespace quadrat::geo {
 namespace {
 
 constexpr double kTileMetres = 224;
-constexpr double kPatchMetres = 900;
+constexpr double kPatchMetres = 750;
 constexpr std::int64_t kMaxTilesAcross =
     1024;                      // 229 km: no county is larger, and GeoTIFF coordinates are ints
 constexpr int kSwatch = 1024;  // side of a texture that repeats, in metres
@@ -283,22 +283,22 @@ void SynthCounty::State::make_look(Patch& p) const {
   switch (p.kind) {
     case kBarren:
       p.code = 31;
-      p.ground = draw_ground(random, {4, 3, 3, 1, 2, 0.3});
-      if (random.uniform() < 0.6) p.crown = scaled(p.ground, random.uniform(0.6, 0.85));  // rocks
+      p.ground = draw_ground(random, {4, 3, 3, 0.4, 2, 0.1});
+      if (random.uniform() < 0.85) p.crown = scaled(p.ground, random.uniform(0.6, 0.85));  // rocks
       p.mottle = draw_int(random, 10, 24);
-      p.grain = draw_int(random, 7, 15);
-      p.density = draw_int(random, 0, 36);
+      p.grain = draw_int(random, 9, 16);
+      p.density = draw_int(random, 0, 28);
       p.patchiness = 1;
-      p.gullies = draw_int(random, 8, 34);
+      p.gullies = draw_int(random, 16, 40);
       break;
     case kHerbaceous:
       p.code = random.uniform() < 0.85 ? 71 : 95;
       p.ground = draw_ground(random, {1, 2, 4, 4, 1.5, 2});
-      p.mottle = draw_int(random, 8, 22);
-      p.grain = draw_int(random, 5, 12);
+      p.mottle = draw_int(random, 8, 20);
+      p.grain = draw_int(random, 4, 10);
       p.density = draw_int(random, 0, 22);
       p.patchiness = 1;
-      p.gullies = draw_int(random, 0, 13);
+      p.gullies = draw_int(random, 0, 8);
       break;
     case kShrub:
       p.code = 52;
@@ -307,7 +307,7 @@ void SynthCounty::State::make_look(Patch& p) const {
       p.grain = draw_int(random, 5, 12);
       p.density = draw_int(random, 28, 180);
       p.patchiness = 2;
-      p.gullies = draw_int(random, 0, 14);
+      p.gullies = draw_int(random, 0, 10);
       break;
     case kForest: {
       constexpr std::array<std::uint8_t, 4> kCodes{41, 42, 43, 90};
