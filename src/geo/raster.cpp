@@ -148,7 +148,8 @@ Raster::Raster(const Path& path) : state_(std::make_unique<State>()) {
   start_gdal();
   state_->path = path;
   CPLErrorReset();
-  state_->dataset.reset(GDALDataset::Open(path.c_str(), GDAL_OF_RASTER | GDAL_OF_READONLY));
+  state_->dataset.reset(
+      GDALDataset::Open(path.c_str(), GDAL_OF_RASTER | GDAL_OF_READONLY | GDAL_OF_VERBOSE_ERROR));
   if (!state_->dataset) {
     throw InputError("open raster", path.native(), gdal_message("it is none that GDAL knows"),
                      "check the path, and the file with gdalinfo");

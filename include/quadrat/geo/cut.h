@@ -24,7 +24,8 @@ struct CutOptions {
   bool labels_only = false;
   std::int64_t seed = 0;
   std::int64_t max_black_px = 10;
-  std::int64_t png_level = 6;
+  /// Level 6 makes files 0.5 % smaller than 3 on NAIP, and takes half as long again.
+  std::int64_t png_level = 3;
 
   /// What is asked, in a form that a restart is compared by.
   std::string fingerprint() const;
