@@ -107,10 +107,13 @@ void mean_over_positions_u8(const std::uint8_t* in, std::int64_t positions, std:
   mean_of(in, positions, channels, scale, out, add_row_u8);
 }
 
-QUADRAT_VECTOR_CLONES float largest(const float* values, std::int64_t count) {
-  float result = 0;
-  for (std::int64_t i = 0; i < count; ++i) result = values[i] > result ? values[i] : result;
-  return result;
+Extremes extremes(const float* values, std::int64_t count) {
+  Extremes found;
+  for (std::int64_t i = 0; i < count; ++i) {
+    found.low = values[i] < found.low ? values[i] : found.low;
+    found.high = values[i] > found.high ? values[i] : found.high;
+  }
+  return found;
 }
 
 }  // namespace quadrat::score

@@ -33,7 +33,11 @@ void mean_over_positions_bf16(const std::uint16_t* in, std::int64_t positions, s
 void mean_over_positions_u8(const std::uint8_t* in, std::int64_t positions, std::int64_t channels, float scale,
                             float* out);
 
-/// The largest of `count` values; 0 where all are below.
-float largest(const float* values, std::int64_t count);
+/// The smallest and the largest of `count` values, and 0.
+struct Extremes {
+  float low = 0;
+  float high = 0;
+};
+Extremes extremes(const float* values, std::int64_t count);
 
 }  // namespace quadrat::score

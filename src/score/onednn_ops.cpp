@@ -66,4 +66,89 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& packed, const at::T
   return op.call(input, packed, bias, relu ? "relu" : "none", Scalars(), std::nullopt);
 }
 
+namespace {
+
+struct Bytes8 {
+  at::Tensor values;  // int8
+  at::Tensor scales;  // [C'] float32
+};
+
+/// Symmetric, one scale an output channel.
+Bytes8 to_int8(const at::Tensor& weight) {
+  constexpr double kLargest = 127;
+  constexpr double kSmallestScale = 1e-12;  // a channel of zeros
+  const at::Tensor rows = weight.reshape({weight.size(0), -1});
+  Bytes8 result;
+  result.scales = (rows.abs().amax(1) / kLargest).clamp_min(kSmallestScale);
+  result.values = (rows / result.scales.unsqueeze(1)).round().clamp(-kLargest, kLargest).to(at::kChar).view_as(weight);
+  return result;
+}
+
+}  // namespace
+
+QuantisedWeight quantise_convolution(const at::Tensor& weight, Quantisation input, ConvolutionShape shape,
+                                     at::IntArrayRef input_size) {
+  static const auto op =
+      find<at::Tensor(at::Tensor, at::Tensor, double, std::int64_t, c10::List<std::int64_t>, c10::List<std::int64_t>,
+                      c10::List<std::int64_t>, std::int64_t, std::optional<c10::List<std::int64_t>>)>(
+          "onednn::qconv_prepack");
+  const Bytes8 bytes = to_int8(weight);
+  const auto pair = [](std::int64_t value) { return c10::List<std::int64_t>({value, value}); };
+  QuantisedWeight result;
+  result.scales = bytes.scales;
+  result.zero_points = at::zeros({weight.size(0)}, at::kInt);
+  result.packed = op.call(bytes.values, result.scales, input.scale, input.zero_point, pair(shape.stride),
+                          pair(shape.padding), pair(1), 1, c10::List<std::int64_t>(input_size));
+  return result;
+}
+
+QuantisedWeight quantise_linear(const at::Tensor& weight, at::IntArrayRef input_size) {
+  static const auto op =
+      find<at::Tensor(at::Tensor, std::optional<c10::List<std::int64_t>>)>("onednn::qlinear_prepack");
+  const Bytes8 bytes = to_int8(weight);
+  QuantisedWeight result;
+  result.scales = bytes.scales;
+  result.zero_points = at::zeros({weight.size(0)}, at::kInt);
+  result.packed = op.call(bytes.values, c10::List<std::int64_t>(input_size));
+  return result;
+}
+
+at::Tensor convolution_int8(const at::Tensor& input, Quantisation in, const QuantisedWeight& weight,
+                            const at::Tensor& bias, ConvolutionShape shape, bool relu, Quantisation out) {
+  using Pair = c10::List<std::int64_t>;
+  static const auto op =
+      find<at::Tensor(at::Tensor, double, std::int64_t, at::Tensor, at::Tensor, at::Tensor, Bias, Pair, Pair, Pair,
+                      std::int64_t, double, std::int64_t, std::optional<at::ScalarType>, std::string_view, Scalars,
+                      Text)>("onednn::qconv2d_pointwise");
+  return op.call(input, in.scale, in.zero_point, weight.packed, weight.scales, weight.zero_points, bias,
+                 Pair({shape.stride, shape.stride}), Pair({shape.padding, shape.padding}), Pair({1, 1}), 1, out.scale,
+                 out.zero_point, std::nullopt, relu ? "relu" : "none", Scalars(), "");
+}
+
+void convolution_add_int8(at::Tensor& addend, Quantisation before, const at::Tensor& input, Quantisation in,
+                          const QuantisedWeight& weight, const at::Tensor& bias, ConvolutionShape shape, bool relu,
+                          Quantisation out) {
+  using Pair = c10::List<std::int64_t>;
+  static const auto op =
+      find<at::Tensor(at::Tensor, double, std::int64_t, at::Tensor, at::Tensor, at::Tensor, at::Tensor, Bias, Pair,
+                      Pair, Pair, std::int64_t, double, std::int64_t, std::optional<at::ScalarType>, double,
+                      std::int64_t, std::string_view, std::optional<at::Scalar>, Text, Scalars, Text)>(
+          "onednn::qconv2d_pointwise", "binary");
+  addend = op.call(input, in.scale, in.zero_point, weight.packed, weight.scales, weight.zero_points, addend, bias,
+                   Pair({shape.stride, shape.stride}), Pair({shape.padding, shape.padding}), Pair({1, 1}), 1,
+                   out.scale, out.zero_point, std::nullopt, before.scale, before.zero_point, "sum", at::Scalar(1.0),
+                   relu ? Text("relu") : Text("none"), Scalars(), "");
+}
+
+at::Tensor linear_int8(const at::Tensor& input, Quantisation in, const QuantisedWeight& weight, const at::Tensor& bias,
+                       bool relu, Quantisation out, bool to_float) {
+  static const auto op =
+      find<at::Tensor(at::Tensor, double, std::int64_t, at::Tensor, at::Tensor, at::Tensor, Bias, double,
+                      std::int64_t, std::optional<at::ScalarType>, std::string_view, Scalars, std::string_view)>(
+          "onednn::qlinear_pointwise");
+  return op.call(input, in.scale, in.zero_point, weight.packed, weight.scales, weight.zero_points, bias,
+                 to_float ? 1.0 : out.scale, to_float ? 0 : out.zero_point,
+                 to_float ? std::optional(at::kFloat) : std::nullopt, relu ? "relu" : "none", Scalars(), "");
+}
+
 }  // namespace quadrat::score

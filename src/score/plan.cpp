@@ -19,12 +19,28 @@ namespace {
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
 at::ScalarType activation_type(Precision precision) {
-  return precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat;
+  switch (precision) {
+    case Precision::kFp32: return at::kFloat;
+    case Precision::kBf16: return at::kBFloat16;
+    case Precision::kInt8: return at::kByte;
+  }
+  return at::kFloat;
 }
 
 /// The value torchvision's ToTensor and Normalize give a byte.
 float normalised(int byte, double mean, double std) {
   return (static_cast<float>(byte) / 255.0F - static_cast<float>(mean)) / static_cast<float>(std);
+}
+
+/// 256 steps from `low` to `high`, one of them exactly 0.
+Quantisation quantisation_of(float low, float high) {
+  constexpr double kSteps = 255;
+  constexpr float kSmallestRange = 1e-6F;  // of a layer that gives nothing but zeros
+  const double range = std::max(high - low, kSmallestRange);
+  Quantisation result;
+  result.scale = range / kSteps;
+  result.zero_point = std::lround(-low / result.scale);
+  return result;
 }
 
 }  // namespace
@@ -44,7 +60,8 @@ bool is_supported(Precision precision) {
     case Precision::kFp32: return true;
     // oneDNN computes bf16 in float32 registers where there is AVX-512 without bf16; below that it refuses.
     case Precision::kBf16: return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    case Precision::kInt8: return __builtin_cpu_supports("avx2");
+    // Without VNNI the products of two bytes are added in 16 bits, which overflow.
+    case Precision::kInt8: return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
   }
   return false;
 #else
@@ -57,7 +74,7 @@ bool is_accelerated(Precision precision) {
   switch (precision) {
     case Precision::kFp32: return true;
     case Precision::kBf16: return is_supported(precision) && __builtin_cpu_supports("avx512bf16");
-    case Precision::kInt8: return is_supported(precision) && __builtin_cpu_supports("avx512vnni");
+    case Precision::kInt8: return is_supported(precision);
   }
   return false;
 #else
@@ -67,9 +84,13 @@ bool is_accelerated(Precision precision) {
 
 struct Plan::Impl {
   struct Step {
-    Layer layer;       // without its weights
+    Layer layer;  // without its weights
+    std::size_t index = 0;
     at::Tensor packed;
     at::Tensor bias;
+    QuantisedWeight quantised;            // in int8 instead of `packed`
+    Quantisation in, before, out;         // of the input, the addend, the output
+    bool to_float = false;                // int8's last layer before the head
   };
 
   ModelCard card;
@@ -85,27 +106,45 @@ struct Plan::Impl {
   at::Tensor logits;    // [batch, classes] float32
   PixelTable<float> float_table{};
   PixelTable<std::uint16_t> bf16_table{};
+  PixelTable<std::uint8_t> int8_table{};
   Calibration* observed = nullptr;
 
-  void compile(FusedNetwork network);
-  void prepack(Layer&& layer, const at::Tensor& like);
+  void compile(FusedNetwork network, const Calibration* calibration);
+  Quantisation fill_tables();
   void load(const std::uint8_t* tiles, std::int64_t count);
   void run_step(const Step& step);
   at::Tensor max_pooled(const at::Tensor& in, const Layer& layer) const;
-  at::Tensor averaged(const at::Tensor& in, const Layer& layer) const;
-  void note(int slot);
+  at::Tensor averaged(const at::Tensor& in, const Step& step) const;
+  void note(const Step& step);
 };
 
-void Plan::Impl::compile(FusedNetwork network) {
-  const auto dtype = activation_type(precision);
+/// @return what int8's bytes of the input mean
+Quantisation Plan::Impl::fill_tables() {
+  float low = 0;
+  float high = 0;
+  for (std::size_t c = 0; c < 3; ++c) {
+    low = std::min(low, normalised(0, card.mean[c], card.std[c]));
+    high = std::max(high, normalised(255, card.mean[c], card.std[c]));
+  }
+  const Quantisation quantisation = quantisation_of(low, high);
   for (std::size_t c = 0; c < 3; ++c) {
     for (int byte = 0; byte < 256; ++byte) {
       const float value = normalised(byte, card.mean[c], card.std[c]);
       const auto index = static_cast<std::size_t>(byte);
       float_table[c][index] = value;
       bf16_table[c][index] = c10::BFloat16(value).x;
+      int8_table[c][index] = static_cast<std::uint8_t>(
+          std::clamp(std::lround(value / quantisation.scale) + quantisation.zero_point, 0L, 255L));
     }
   }
+  return quantisation;
+}
+
+void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
+  const auto dtype = activation_type(precision);
+  const bool is_int8 = precision == Precision::kInt8;
+  std::vector<Quantisation> meanings(static_cast<std::size_t>(network.slots));  // of the slots' bytes
+  meanings[0] = fill_tables();
   input = at::empty({kTilesAtOnce, 3, card.tile_px, card.tile_px},
                     at::TensorOptions(dtype).memory_format(kChannelsLast)).zero_();
   slots.assign(static_cast<std::size_t>(network.slots), at::Tensor());
@@ -119,20 +158,33 @@ void Plan::Impl::compile(FusedNetwork network) {
     const at::Tensor weight = std::exchange(layer.weight, {});
     const at::Tensor bias = std::exchange(layer.bias, {});
     step.layer = layer;
+    step.index = i;
+    step.bias = bias;
     const at::Tensor& in = slots[static_cast<std::size_t>(layer.input)];
     if (i + 1 == network.layers.size()) {
       step.packed = weight;
-      step.bias = bias;
       head = std::move(step);
       break;
     }
-    if (layer.kind == Layer::Kind::kConvolution) {
-      step.packed = prepack_convolution(weight.to(dtype), {layer.stride, layer.padding}, in.sizes());
-      step.bias = bias.to(dtype);
-    } else if (layer.kind == Layer::Kind::kLinear) {
-      step.packed = prepack_linear(weight.to(dtype), batch);
-      step.bias = bias.to(dtype);
-    } else if (layer.kind == Layer::Kind::kFlatten) {
+    const ConvolutionShape shape{layer.stride, layer.padding};
+    step.in = step.out = meanings[static_cast<std::size_t>(layer.input)];
+    step.before = meanings[static_cast<std::size_t>(layer.output)];
+    step.to_float = is_int8 && i + 2 == network.layers.size();
+    if (layer.kind == Layer::Kind::kConvolution || layer.kind == Layer::Kind::kLinear) {
+      const bool is_convolution = layer.kind == Layer::Kind::kConvolution;
+      if (is_int8) {
+        const Calibration::Range& range = calibration->layers.at(i);
+        step.out = quantisation_of(layer.relu ? 0.0F : range.low, range.high);
+        step.quantised = is_convolution ? quantise_convolution(weight, step.in, shape, in.sizes())
+                                        : quantise_linear(weight, in.sizes());
+      } else {
+        step.packed = is_convolution ? prepack_convolution(weight.to(dtype), shape, in.sizes())
+                                     : prepack_linear(weight.to(dtype), batch);
+        step.bias = bias.to(dtype);
+      }
+    }
+    meanings[static_cast<std::size_t>(layer.output)] = step.out;
+    if (layer.kind == Layer::Kind::kFlatten) {
       in_trunk = false;
       flat = at::zeros({batch, in.numel() / in.size(0)}, in.options());
       slots[static_cast<std::size_t>(layer.output)] = flat;
@@ -150,6 +202,8 @@ void Plan::Impl::load(const std::uint8_t* tiles, std::int64_t count) {
   const std::int64_t pixels = count * card.tile_px * card.tile_px;
   if (precision == Precision::kBf16) {
     look_up_pixels(tiles, pixels, bf16_table, reinterpret_cast<std::uint16_t*>(input.data_ptr<at::BFloat16>()));
+  } else if (precision == Precision::kInt8) {
+    look_up_pixels(tiles, pixels, int8_table, input.data_ptr<std::uint8_t>());
   } else {
     look_up_pixels(tiles, pixels, float_table, input.data_ptr<float>());
   }
@@ -165,6 +219,9 @@ at::Tensor Plan::Impl::max_pooled(const at::Tensor& in, const Layer& layer) cons
     if (in.scalar_type() == at::kBFloat16) {
       max_pool(static_cast<const std::int16_t*>(in.const_data_ptr()) + n * in_step, shape,
                static_cast<std::int16_t*>(out.mutable_data_ptr()) + n * out_step);
+    } else if (in.scalar_type() == at::kByte) {
+      max_pool(static_cast<const std::uint8_t*>(in.const_data_ptr()) + n * in_step, shape,
+               static_cast<std::uint8_t*>(out.mutable_data_ptr()) + n * out_step);
     } else {
       max_pool(static_cast<const std::int32_t*>(in.const_data_ptr()) + n * in_step, shape,
                static_cast<std::int32_t*>(out.mutable_data_ptr()) + n * out_step);
@@ -173,48 +230,69 @@ at::Tensor Plan::Impl::max_pooled(const at::Tensor& in, const Layer& layer) cons
   return out;
 }
 
-at::Tensor Plan::Impl::averaged(const at::Tensor& in, const Layer& layer) const {
-  if (layer.side != 1) return at::adaptive_avg_pool2d(in, {layer.side, layer.side}).contiguous(kChannelsLast);
+at::Tensor Plan::Impl::averaged(const at::Tensor& in, const Step& step) const {
+  const std::int64_t side = step.layer.side;
+  if (side != 1) {
+    if (in.scalar_type() != at::kByte) return at::adaptive_avg_pool2d(in, {side, side}).contiguous(kChannelsLast);
+    return at::adaptive_avg_pool2d(in.to(at::kFloat), {side, side}).round().to(at::kByte).contiguous(kChannelsLast);
+  }
   // In float32 from here on: the sum over a map has more digits than bf16.
   at::Tensor out = at::empty({in.size(0), in.size(1), 1, 1}, at::TensorOptions(at::kFloat).memory_format(kChannelsLast));
   const std::int64_t positions = in.size(2) * in.size(3);
   const std::int64_t channels = in.size(1);
   for (std::int64_t n = 0; n < in.size(0); ++n) {
+    const std::int64_t from = n * positions * channels;
     float* to = out.data_ptr<float>() + n * channels;
     if (in.scalar_type() == at::kBFloat16) {
-      mean_over_positions_bf16(static_cast<const std::uint16_t*>(in.const_data_ptr()) + n * positions * channels,
-                               positions, channels, to);
+      mean_over_positions_bf16(static_cast<const std::uint16_t*>(in.const_data_ptr()) + from, positions, channels, to);
+    } else if (in.scalar_type() == at::kByte) {
+      mean_over_positions_u8(in.const_data_ptr<std::uint8_t>() + from, positions, channels,
+                             static_cast<float>(step.in.scale), to);
     } else {
-      mean_over_positions(in.const_data_ptr<float>() + n * positions * channels, positions, channels, to);
+      mean_over_positions(in.const_data_ptr<float>() + from, positions, channels, to);
     }
   }
   return out;
 }
 
-void Plan::Impl::note(int slot) {
-  const at::Tensor& tensor = slots[static_cast<std::size_t>(slot)];
-  float& seen = observed->largest[static_cast<std::size_t>(slot)];
-  seen = std::max(seen, largest(tensor.const_data_ptr<float>(), tensor.numel()));
+void Plan::Impl::note(const Step& step) {
+  const at::Tensor& tensor = slots[static_cast<std::size_t>(step.layer.output)];
+  const Extremes seen = extremes(tensor.const_data_ptr<float>(), tensor.numel());
+  Calibration::Range& range = observed->layers[step.index];
+  range.low = std::min(range.low, seen.low);
+  range.high += (seen.high - range.high) / static_cast<float>(observed->groups + 1);
 }
 
 void Plan::Impl::run_step(const Step& step) {
   const Layer& layer = step.layer;
+  const ConvolutionShape shape{layer.stride, layer.padding};
+  const bool is_int8 = precision == Precision::kInt8;
   const at::Tensor& in = slots[static_cast<std::size_t>(layer.input)];
   at::Tensor& out = slots[static_cast<std::size_t>(layer.output)];
   switch (layer.kind) {
     case Layer::Kind::kConvolution:
-      if (layer.addend >= 0) {
-        convolution_add(out, in, step.packed, step.bias, {layer.stride, layer.padding}, layer.relu);
+      if (is_int8 && layer.addend >= 0) {
+        convolution_add_int8(out, step.before, in, step.in, step.quantised, step.bias, shape, layer.relu, step.out);
+      } else if (is_int8) {
+        out = convolution_int8(in, step.in, step.quantised, step.bias, shape, layer.relu, step.out);
+      } else if (layer.addend >= 0) {
+        convolution_add(out, in, step.packed, step.bias, shape, layer.relu);
       } else {
-        out = convolution(in, step.packed, step.bias, {layer.stride, layer.padding}, layer.relu);
+        out = convolution(in, step.packed, step.bias, shape, layer.relu);
+      }
+      break;
+    case Layer::Kind::kLinear:
+      if (is_int8) {
+        out = linear_int8(in, step.in, step.quantised, step.bias, layer.relu, step.out, step.to_float);
+      } else {
+        out = linear(in, step.packed, step.bias, layer.relu);
       }
       break;
     case Layer::Kind::kMaxPool: out = max_pooled(in, layer); break;
-    case Layer::Kind::kAveragePool: out = averaged(in, layer); break;
-    case Layer::Kind::kLinear: out = linear(in, step.packed, step.bias, layer.relu); break;
+    case Layer::Kind::kAveragePool: out = averaged(in, step); break;
     case Layer::Kind::kFlatten: break;
   }
-  if (observed != nullptr) note(layer.output);
+  if (observed != nullptr) note(step);
 }
 
 std::int64_t Plan::suitable_batch(Architecture architecture) {
@@ -227,13 +305,12 @@ Plan::Plan(FusedNetwork network, Precision precision, std::int64_t batch, const 
     throw UsageError(fmt::format("--precision is {}, but this CPU cannot compute in it; give --precision auto",
                                  to_string(precision)));
   }
-  if (precision == Precision::kInt8) throw UsageError("--precision int8 is not available");
-  static_cast<void>(calibration);
+  assert(precision != Precision::kInt8 || (calibration != nullptr && calibration->groups > 0));
   const torch::InferenceMode guard;
   impl_->card = network.card;
   impl_->precision = precision;
   impl_->batch = (std::max<std::int64_t>(batch, 1) + kTilesAtOnce - 1) / kTilesAtOnce * kTilesAtOnce;
-  impl_->compile(std::move(network));
+  impl_->compile(std::move(network), calibration);
 }
 
 Plan::~Plan() = default;
@@ -274,12 +351,16 @@ Plan::Result Plan::infer(std::span<const std::uint8_t> tiles) {
 }
 
 void Plan::observe(std::span<const std::uint8_t> tiles, Calibration& calibration) {
-  assert(impl_->precision == Precision::kFp32);
-  calibration.largest.resize(impl_->slots.size(), 0.0F);
-  impl_->observed = &calibration;
-  infer(tiles);
-  impl_->observed = nullptr;
-  calibration.tiles += static_cast<std::int64_t>(tiles.size()) / bytes_per_tile();
+  Impl& plan = *impl_;
+  assert(plan.precision == Precision::kFp32 && plan.batch == kTilesAtOnce);
+  calibration.layers.resize(plan.trunk.size() + plan.dense.size() + 1);
+  plan.observed = &calibration;
+  const auto group = static_cast<std::size_t>(kTilesAtOnce * bytes_per_tile());
+  for (; tiles.size() >= group; tiles = tiles.subspan(group)) {
+    infer(tiles.first(group));
+    ++calibration.groups;
+  }
+  plan.observed = nullptr;
 }
 
 std::vector<float> probabilities(const torch::Tensor& logits) {

@@ -17,6 +17,7 @@
 #include <span>
 #include <string_view>
 
+#include "calibrate.h"
 #include "merge.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
@@ -91,6 +92,7 @@ class FolderLock {
 /// What all ranks need to know before they start; made on rank 0.
 struct Start {
   Bytes model;                       // model.safetensors
+  Calibration calibration;           // for int8
   Catalog catalog;
   Precision precision = Precision::kFp32;
   std::string precision_reason;
@@ -121,6 +123,7 @@ void Start::broadcast(const mpi::Communicator& ranks) {
   if (is_complete) return;
   model = ranks.broadcast(std::move(model));
   units = ranks.broadcast(std::move(units));
+  calibration = deserialize_calibration(ranks.broadcast(ranks.is_root() ? serialize(calibration) : Bytes()));
   todo.resize(units.size() / sizeof(std::uint64_t));
   if (!todo.empty()) std::memcpy(todo.data(), units.data(), units.size());
   const Bytes listed = ranks.broadcast(ranks.is_root() ? catalog.serialize() : Bytes());
@@ -145,6 +148,7 @@ class Job {
   void check_tile_size() const;                 // rank 0
   void choose_precision(const ScoreRecord* earlier);  // rank 0
   void compare_with(const ScoreRecord& earlier) const;  // rank 0
+  void calibrate_int8();                        // rank 0
   void work(Plan& plan);
   void finish(bool is_interrupted);             // rank 0
   void summarise(const ScoreRecord& record);    // rank 0
@@ -166,8 +170,10 @@ class Job {
   ScoreRecord record_;    // rank 0
   std::uint32_t model_crc_ = 0;
   std::uint32_t catalog_crc_ = 0;
+  std::string calibrated_on_;
   bool all_accelerate_bf16_ = false;
   bool all_support_bf16_ = false;
+  bool all_support_int8_ = false;
   std::uint64_t earlier_tiles_ = 0;
   double seconds_ = 0;
   FolderLock lock_;       // rank 0
@@ -216,6 +222,19 @@ void Job::choose_precision(const ScoreRecord* earlier) {
   if (start_.precision == Precision::kBf16 && !all_support_bf16_) {
     throw UsageError("--precision is bf16, but not every rank's CPU has AVX-512; give --precision fp32");
   }
+  if (start_.precision == Precision::kInt8 && !all_support_int8_) {
+    throw UsageError("--precision is int8, but not every rank's CPU has AVX-512 VNNI; give --precision auto");
+  }
+}
+
+void Job::calibrate_int8() {
+  const Catalog training = find_training_tiles(model_path_.parent_path());
+  const bool is_there = !training.tiles.empty();
+  if (!is_there) log::warn("the tiles the model was trained on are not there: int8 is calibrated on the tiles to score");
+  const Catalog& tiles = is_there ? training : start_.catalog;
+  start_.calibration = calibrate(parse_weights(start_.model), card_, model_path_, tiles);
+  calibrated_on_ = fmt::format("{} tiles of {}", start_.calibration.groups * Plan::kTilesAtOnce,
+                               is_there ? tiles.root.native() : "the set to score");
 }
 
 void Job::compare_with(const ScoreRecord& earlier) const {
@@ -302,6 +321,7 @@ void Job::prepare() {
   for (std::size_t unit = 0; unit < is_done.size(); ++unit) {
     if (is_done[unit] == 0) start_.todo.push_back(unit);
   }
+  if (start_.precision == Precision::kInt8) calibrate_int8();
   if (earlier_tiles_ > 0) {
     log::line("going on: {} of {} tiles were scored before", earlier_tiles_, start_.catalog.tiles.size());
   }
@@ -316,6 +336,7 @@ Settings Job::environment(const std::vector<Bytes>& hosts) const {
           {"threads_per_rank", "1"},
           {"precision", to_string(start_.precision)},
           {"precision_reason", start_.precision_reason},
+          {"calibrated_on", calibrated_on_},
           {"batch_tiles", fmt::format("{}", start_.batch)},
           {"unit_tiles", fmt::format("{}", start_.unit_tiles)},
           {"model_crc32", hex(model_crc_)},
@@ -413,6 +434,7 @@ void Job::finish(bool is_interrupted) {
 ScoreSummary Job::run() {
   summary_.folder = folder_;
   all_accelerate_bf16_ = ranks_.min(is_accelerated(Precision::kBf16) ? 1 : 0) == 1;
+  all_support_int8_ = ranks_.min(is_supported(Precision::kInt8) ? 1 : 0) == 1;
   all_support_bf16_ = ranks_.min(is_supported(Precision::kBf16) ? 1 : 0) == 1;
   mpi::together(ranks_, [&] {
     if (ranks_.is_root()) prepare();
@@ -431,7 +453,8 @@ ScoreSummary Job::run() {
     WeightsFile weights = parse_weights(start_.model);
     Bytes().swap(start_.model);
     ModelCard card = read_model_card(weights, model_path_);
-    plan.emplace(fuse_network(std::move(weights), std::move(card), model_path_), start_.precision, start_.batch);
+    plan.emplace(fuse_network(std::move(weights), std::move(card), model_path_), start_.precision, start_.batch,
+                 &start_.calibration);
     if (!ranks_.is_root()) return;
     // From here on the folder says whose it is.
     record_ = ScoreRecord{};

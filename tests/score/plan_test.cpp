@@ -60,6 +60,20 @@ TEST_P(PlanOf, bf16_is_near_the_plain_network) {
   EXPECT_GT(relative_error(got.logits, wanted.logits), 1e-5) << "it was computed in float32";
 }
 
+TEST_P(PlanOf, int8_is_near_the_plain_network) {
+  if (!is_supported(Precision::kInt8)) GTEST_SKIP() << "this CPU has no AVX-512 VNNI";
+  const auto wanted = reference_forward(weights_, card_, tiles_);
+  Calibration calibration;
+  compile(Precision::kFp32, Plan::kTilesAtOnce).observe(random_tiles(16, card_.tile_px, 6), calibration);
+  ASSERT_EQ(calibration.groups, 2);
+  Plan plan(fuse_network(weights_, card_, "model"), Precision::kInt8, 16, &calibration);
+  const auto got = plan.infer(tiles_);
+  EXPECT_LT(relative_error(got.features, wanted.features), 0.8);
+  const auto agreement = at::cosine_similarity(got.features.to(torch::kFloat64), wanted.features, 1);
+  EXPECT_GT(agreement.min().item<double>(), 0.99);
+  EXPECT_LT(agreement.min().item<double>(), 0.9999999) << "it was not computed in int8";
+}
+
 TEST_P(PlanOf, a_tiles_result_does_not_depend_on_its_neighbours) {
   for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
     if (!is_supported(precision)) continue;

@@ -21,10 +21,16 @@ const char* to_string(Precision precision);
 bool is_supported(Precision precision);
 bool is_accelerated(Precision precision);
 
-/// What int8 needs to know: the largest value each slot of a network takes on typical tiles. Made by Plan::observe.
+/// What int8 needs to know: the values every layer's output takes on typical tiles. Made by Plan::observe.
 struct Calibration {
-  std::vector<float> largest;  ///< one a slot; 0 where nothing was seen
-  std::int64_t tiles = 0;
+  struct Range {
+    float low = 0;
+    float high = 0;
+  };
+  /// One a layer: the smallest value seen, and the mean over groups of kTilesAtOnce tiles of the largest, which a
+  /// single odd tile moves little.
+  std::vector<Range> layers;
+  std::int64_t groups = 0;
 };
 
 /// A network compiled for this CPU: layers fused, weights prepacked, activations channels-last, shapes fixed. All
@@ -57,7 +63,8 @@ class Plan {
   /// @return views of buffers that the next call overwrites
   Result infer(std::span<const std::uint8_t> tiles);
 
-  /// As infer, taking note of the largest value of every slot; in kFp32.
+  /// As infer, taking note of the range of every layer's output; in a plan of
+  /// kFp32 and batch kTilesAtOnce; tiles beyond whole groups of kTilesAtOnce are left out.
   void observe(std::span<const std::uint8_t> tiles, Calibration& calibration);
 
   std::int64_t batch() const;
