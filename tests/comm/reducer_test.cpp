@@ -138,7 +138,9 @@ TEST(GradientReducer, accumulates_over_backward_passes) {
   const auto ranks = mpi::Communicator::world();
   const auto reduce = make_mpi_all_reduce(ranks);
   Net net;
-  GradientReducer reducer({net.parameters().begin(), net.parameters().begin() + 6}, *reduce);
+  auto used = net.parameters();
+  used.resize(6);  // without those that get no gradient
+  GradientReducer reducer(used, *reduce);
   net.forward(part(ranks.rank(), {4, 3, 8, 8})).square().mean().backward();
   reducer.prepare(/*keep_gradients=*/true);
   net.forward(part(ranks.rank(), {4, 3, 8, 8})).square().mean().backward();
@@ -148,7 +150,7 @@ TEST(GradientReducer, accumulates_over_backward_passes) {
     const auto gradients = gradients_of(r);
     for (std::size_t i = 0; i < 6; ++i) serial[i] = r == 0 ? 2 * gradients[i] : serial[i] + 2 * gradients[i];
   }
-  for (std::size_t i = 0; i < 6; ++i) EXPECT_TRUE(torch::allclose(net.parameters()[i].grad(), serial[i], 1e-5, 1e-7));
+  for (std::size_t i = 0; i < 6; ++i) EXPECT_TRUE(torch::allclose(used[i].grad(), serial[i], 1e-5, 1e-7));
 }
 
 TEST(Nccl, says_why_it_cannot_be_used_where_there_is_no_gpu) {

