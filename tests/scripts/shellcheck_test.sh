@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every shell script of the project is free of shellcheck's findings, and stops at the first failure.
+# Every shell script of the project is free of shellcheck's findings; those that are not tests, which may want to go
+# on and count, stop at the first failure.
 set -euo pipefail
 # shellcheck source=tests/scripts/check.sh
 . "$(dirname "${BASH_SOURCE[0]}")/check.sh"
@@ -18,6 +19,7 @@ holds "${#scripts[@]}" -ge 8
 exits 0 shellcheck --external-sources --source-path=SCRIPTDIR/../..:. "${scripts[@]}"
 for script in "${scripts[@]}"; do
   # What is only sourced takes its settings from whoever sources it.
+  case $script in ./tests/*) continue ;; esac
   if ! head -n 1 "$script" | grep -q '^#!'; then continue; fi
   grep -q '^set -euo pipefail$' "$script" || fail "$script does not say: set -euo pipefail"
   checks=$((checks + 1))
