@@ -8,7 +8,6 @@
 #include "quadrat/base/signals.h"
 #include "quadrat/cli/parser.h"
 #include "quadrat/mpi/environment.h"
-#include "quadrat/score/plan.h"
 #include "quadrat/score/score.h"
 
 namespace {
@@ -61,7 +60,6 @@ int main(int argc, char** argv) {
     quadrat::score::validate(options);
     options.as_used = parser.as_used();
     quadrat::catch_stop_signals();
-    quadrat::score::keep_freed_memory();
     at::set_num_threads(1);
     const quadrat::mpi::Environment environment;
     const auto ranks = quadrat::mpi::Communicator::world();

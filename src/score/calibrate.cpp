@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "quadrat/base/error.h"
@@ -19,13 +20,13 @@ namespace {
 constexpr std::size_t kCalibrationTiles = 96;
 }
 
-Calibration calibrate(const WeightsFile& weights, const ModelCard& card, const Path& model, const Catalog& tiles) {
+Calibration calibrate(WeightsFile weights, const ModelCard& card, const Path& model, const Catalog& tiles) {
   std::vector<std::size_t> order(tiles.tiles.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   KeyedRandom random({0, kStreamSample});
   shuffle(order, random);
 
-  Plan plan(fuse_network(weights, card, model), Precision::kFp32, Plan::kTilesAtOnce);
+  Plan plan(fuse_network(std::move(weights), card, model), Precision::kFp32, Plan::kTilesAtOnce);
   const auto bytes = static_cast<std::size_t>(plan.bytes_per_tile());
   std::vector<std::uint8_t> pixels(bytes * Plan::kTilesAtOnce);
   Calibration calibration;

@@ -181,10 +181,12 @@ class Job {
 };
 
 void Job::check_tile_size() const {
-  // The first tile that can be read speaks for all: a set of another size must not end as a list of rejections.
+  // A set of another size must not end as a list of rejections; one odd tile in it may.
   constexpr std::size_t kTried = 8;
   TileReader reader(start_.catalog);
   Bytes png;
+  std::string odd;
+  PngSize odd_size{};
   for (std::size_t i = 0; i < std::min(kTried, start_.catalog.tiles.size()); ++i) {
     PngSize size{};
     try {
@@ -194,12 +196,16 @@ void Job::check_tile_size() const {
       continue;
     }
     if (size.width_px == card_.tile_px && size.height_px == card_.tile_px) return;
-    throw InputError("score tiles in", options_.tiles.native(),
-                     fmt::format("'{}' is {}x{} px, but the model '{}' was trained on {}x{} px",
-                                 start_.catalog.tiles[i].name, size.width_px, size.height_px,
-                                 options_.output_model_name, card_.tile_px, card_.tile_px),
-                     "cut the tiles in the model's size");
+    if (odd.empty()) {
+      odd = start_.catalog.tiles[i].name;
+      odd_size = size;
+    }
   }
+  if (odd.empty()) return;
+  throw InputError("score tiles in", options_.tiles.native(),
+                   fmt::format("'{}' is {}x{} px, but the model '{}' was trained on {}x{} px", odd, odd_size.width_px,
+                               odd_size.height_px, options_.output_model_name, card_.tile_px, card_.tile_px),
+                   "cut the tiles in the model's size");
 }
 
 void Job::choose_precision(const ScoreRecord* earlier) {
@@ -465,6 +471,8 @@ ScoreSummary Job::run() {
     write_score_record(record_path_, record_);
   });
 
+  // Not before: the file's bytes and the weights as they were stored go back to the system.
+  keep_freed_memory();
   const auto begin = Clock::now();
   if (!start_.todo.empty()) work(*plan);
   seconds_ += seconds_since(begin);

@@ -42,7 +42,7 @@ for _ in 1 2 3 4; do
   done
 done
 echo garbage >many/a/u_garbage.png
-cp "$suite/basn2c08.png" many/a/u_small.png
+cp "$suite/basn2c08.png" many/a/a_small.png
 ln -s /nowhere many/b/u_gone.png
 
 # The contract's files, on two ranks; labels from the folders.
@@ -58,7 +58,7 @@ expect 0 "is complete" score --tiles "$tiles" -o model --precision fp32
 on_ranks 2 --tiles many -o model --name reference >out 2>err || fail "many: $(cat err)"
 grep -q '480 tiles scored, 3 rejected' out || fail "counts: $(cat out)"
 h5dump -d /rejected scores/reference/scores.h5 >rejected
-for name in a/u_garbage.png a/u_small.png b/u_gone.png; do
+for name in a/u_garbage.png a/a_small.png b/u_gone.png; do
   grep -q "$name" rejected || fail "$name is not listed as rejected"
 done
 on_ranks 3 --tiles many -o model --name three >out 2>err || fail "three ranks: $(cat err)"
@@ -70,6 +70,10 @@ expect 2 "--precision was" score --tiles many -o model --name reference \
 expect 2 "other tiles" score --tiles many -o model --name reference --sample_frac 0.5
 expect 2 "another model" score --tiles many -o other --name reference
 cmp scores/reference/predictions.csv scores/three/predictions.csv || fail "a refused command changed the results"
+
+# int8, calibrated where there are no training tiles.
+expect 0 "calibrated on the tiles to score" score --tiles "$tiles" -o model --name bytes --precision int8
+h5dump -a /environment/calibrated_on scores/bytes/scores.h5 | grep -q '96 tiles' || fail "calibration is not recorded"
 
 # A sample is seeded and has the size asked for.
 score --tiles many -o model --name half --sample_frac 0.25 --seed 3 >out 2>err || fail "sample: $(cat err)"

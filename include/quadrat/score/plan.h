@@ -81,7 +81,8 @@ class Plan {
 std::vector<float> probabilities(const torch::Tensor& logits);
 
 /// Keeps freed activation buffers for the next batch instead of giving their pages back to the system, which costs
-/// more than some layers do. For programs, once at start: it is the process's malloc that is told.
+/// more than some layers do. For programs, once the plan is made: it is the
+/// process's malloc that is told.
 void keep_freed_memory();
 
 }  // namespace quadrat::score
