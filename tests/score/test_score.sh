@@ -24,6 +24,11 @@ expect() {
   [ "$status" -eq "$wanted" ] || fail "exit $status, not $wanted: $* ($(cat err))"
   grep -qF -- "$text" err || fail "stderr lacks '$text': $* ($(cat err))"
 }
+# same A B: the same classes in the same order, and the same probabilities to the last bit
+same() {
+  cmp "scores/$1/predictions.csv" "scores/$2/predictions.csv" &&
+    h5diff "scores/$1/scores.h5" "scores/$2/scores.h5" /predictions
+}
 score() { "$bin/quadrat-score" "$@"; }
 on_ranks() { mpirun -n "$1" "$bin/quadrat-score" "${@:2}"; }
 
@@ -62,14 +67,18 @@ for name in a/u_garbage.png a/a_small.png b/u_gone.png; do
   grep -q "$name" rejected || fail "$name is not listed as rejected"
 done
 on_ranks 3 --tiles many -o model --name three >out 2>err || fail "three ranks: $(cat err)"
-cmp scores/reference/predictions.csv scores/three/predictions.csv || fail "three ranks differ from two"
+same reference three || fail "three ranks differ from two"
+
+score --tiles many -o model --name other_precision --precision fp32 >out 2>err || fail "fp32: $(cat err)"
+h5dump -a /environment/precision scores/reference/scores.h5 | grep -q bf16 && same reference other_precision >differences &&
+  fail "bf16 and fp32 give the same to the last bit: the comparison is blind"
 
 # Other settings under the same name.
 expect 2 "--precision was" score --tiles many -o model --name reference \
   --precision "$(h5dump -a /environment/precision scores/reference/scores.h5 | grep -q bf16 && echo fp32 || echo bf16)"
 expect 2 "other tiles" score --tiles many -o model --name reference --sample_frac 0.5
 expect 2 "another model" score --tiles many -o other --name reference
-cmp scores/reference/predictions.csv scores/three/predictions.csv || fail "a refused command changed the results"
+same reference three || fail "a refused command changed the results"
 
 # int8, calibrated where there are no training tiles.
 expect 0 "calibrated on the tiles to score" score --tiles "$tiles" -o model --name bytes --precision int8
@@ -95,7 +104,7 @@ kill_after() {
 for instant in 1 3 4; do kill_after "$instant" all; done
 kill_after 3 one
 on_ranks 1 --tiles many -o model --name killed >out 2>err || fail "after kills: $(cat err)"
-cmp scores/reference/predictions.csv scores/killed/predictions.csv || fail "killed runs give another result"
+same reference killed || fail "killed runs give another result"
 
 # Asked to stop: exit 75, whole files, and the same command goes on.
 mpirun -n 2 "$bin/quadrat-score" --tiles many -o model --name stopped >stopped.out 2>stopped.err &
@@ -112,7 +121,7 @@ status=$?
 h5dump -a /status scores/stopped/scores.h5 | grep -q '"interrupted"' || fail "status is not interrupted"
 [ -e scores/stopped/predictions.csv ] && fail "an interrupted run wrote predictions.csv"
 expect 0 "going on" on_ranks 2 --tiles many -o model --name stopped
-cmp scores/reference/predictions.csv scores/stopped/predictions.csv || fail "a stopped run gives another result"
+same reference stopped || fail "a stopped run gives another result"
 
 # A journal cut off in the middle of a unit, and one with a flipped byte, cost what they held and nothing else.
 mpirun -n 2 "$bin/quadrat-score" --tiles many -o model --name cut >out 2>err &
@@ -128,7 +137,7 @@ for journal in scores/cut/*.journal; do
   break
 done
 on_ranks 2 --tiles many -o model --name cut >out 2>err || fail "cut journal: $(cat err)"
-cmp scores/reference/predictions.csv scores/cut/predictions.csv || fail "a cut journal changed the result"
+same reference cut || fail "a cut journal changed the result"
 
 # Bad input: one clear line, the right status, nothing left behind.
 expect 1 "--tiles is missing" score -o model
