@@ -24,7 +24,7 @@ add_library(quadrat_warnings INTERFACE)
 target_compile_options(quadrat_warnings INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${QUADRAT_WERROR}>>:-Werror>)
-# GCC warns about a header's precompiled twin that another target's flags made unusable; that is not a fault.
+# ccache reads what the preprocessor left: this leaves the precompiled header's name in it.
 target_compile_options(quadrat_warnings INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fpch-preprocess>)
 
 if(QUADRAT_SANITIZE)
