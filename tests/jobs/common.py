@@ -47,7 +47,8 @@ class InFolder(unittest.TestCase):
     def fails(self, status, *parts, program, arguments, ranks=None):
         """Ends with the status and one line on stderr that holds every part."""
         done = run(program, *arguments, ranks=ranks, expect=status)
-        lines = done.stderr.strip().splitlines()
+        # Where /sys is not mounted (a bare tree), Open MPI's hwloc says so before the program can.
+        lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("[hwloc/")]
         if ranks is not None:  # mpirun adds its own
             lines = [line for line in lines if line.startswith(program)]
         self.assertEqual(len(lines), 1, done.stderr)
