@@ -18,25 +18,35 @@ same_files() {
   diff <(grep -vE '"(created|seconds)"' whole/tiles.json) <(grep -vE '"(created|seconds)"' "$1/tiles.json")
 }
 
+# Instants are parts of what an undisturbed run takes here, so that a fast machine is interrupted as often as a slow one.
+program=("$bin/quadrat-cut" --image county/county6.tif --nlcd county/county6_nlcd.tif --balance --output)
+from=$(date +%s%N)
+mpirun -n 2 "${program[@]}" timed >/dev/null 2>&1
+whole_ns=$(($(date +%s%N) - from))
+
 RANDOM=1
 kills=0
-for attempt in $(seq 1 200); do
-  ranks=$((1 + attempt % 3))
-  setsid mpirun -n "$ranks" "$bin/quadrat-cut" --image county/county6.tif --nlcd county/county6_nlcd.tif --balance \
-    --output killed >/dev/null 2>&1 &
+finished=0
+for attempt in $(seq 1 60); do
+  ((kills < 8 || finished < 1)) || break
+  setsid mpirun -n $((1 + attempt % 3)) "${program[@]}" killed >/dev/null 2>&1 &
   job=$!
-  sleep "0.$((30 + RANDOM % 60))"
-  if ! kill -0 "$job" 2>/dev/null; then
-    wait "$job" && break
+  sleep "$(awk -v ns="$whole_ns" -v part="$((RANDOM % 90 + 5))" 'BEGIN { printf "%.3f", ns * part / 1e11 }')"
+  if ! kill -KILL -- "-$job" 2>/dev/null && wait "$job"; then
+    # It got to its end before the signal: the next attempts begin from nothing.
+    same_files killed
+    finished=$((finished + 1))
+    rm -rf killed
+    continue
   fi
-  kill -KILL -- "-$job" 2>/dev/null && kills=$((kills + 1))
+  kills=$((kills + 1))
   wait "$job" 2>/dev/null || true
   # What bears a tile's name is a whole PNG, however often we kill.
   while IFS= read -r tile; do
     cmp -s "$tile" "whole/${tile#killed/}" || { echo "$tile differs after kill $kills"; exit 1; }
   done < <(find killed -name '*.png' -not -name '.*' 2>/dev/null)
 done
-[ "$kills" -ge 3 ] || { echo "only $kills kills: the run is too short for this test"; exit 1; }
+[ "$kills" -ge 8 ] || { echo "only $kills kills in $attempt attempts"; exit 1; }
 cut killed >/dev/null 2>&1
 same_files killed
 echo "the same files after $kills kills"
