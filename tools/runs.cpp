@@ -58,13 +58,19 @@ void list(const Options& options) {
 
 void show(const Options& options) { print(show_text(load_run(options.runs, only_name(options), false), style_of_stdout())); }
 
-void compare(const Options& options) {
-  const Metric metric = metric_from("--metric", options.metric);
+/// The runs that are named, or all of them.
+std::vector<RunEntry> named_runs(const Options& options) {
+  if (options.words.size() == 1) return list_runs(options.runs);
   std::vector<RunEntry> entries;
-  if (options.words.size() == 1) entries = list_runs(options.runs);
   for (std::size_t i = 1; i < options.words.size(); ++i) {
     entries.push_back({options.words[i], load_run(options.runs, options.words[i], false), ""});
   }
+  return entries;
+}
+
+void compare(const Options& options) {
+  const Metric metric = metric_from("--metric", options.metric);
+  std::vector<RunEntry> entries = named_runs(options);
   if (options.csv) {
     sort_by_metric(entries, metric);
     print(list_csv(entries, metric));
@@ -74,9 +80,8 @@ void compare(const Options& options) {
 }
 
 void best(const Options& options) {
-  no_names(options);
   const Metric metric = metric_from("--metric", options.metric);
-  std::vector<RunEntry> entries = list_runs(options.runs);
+  std::vector<RunEntry> entries = named_runs(options);
   sort_by_metric(entries, metric);
   for (const RunEntry& entry : entries) {
     if (best_epoch(entry.record, metric) == nullptr) continue;
@@ -119,12 +124,12 @@ int main(int argc, char** argv) {
                      "  quadrat-runs compare resnet_all alexnet_all\n"
                      "  quadrat-score --tiles county --output_model_name $(quadrat-runs best)\n"
                      "  quadrat-runs export resnet_all --csv > epochs.csv");
-  parser.add_words(options.words, "list | show NAME | compare [NAME...] | best | export NAME",
+  parser.add_words(options.words, "list | show NAME | compare [NAME...] | best [NAME...] | export NAME",
                    "  list       one line a run, best first\n"
                    "  show       all of one run: settings, epochs, confusion matrix, metrics by class\n"
                    "  compare    results, settings side by side, curves; runs that differ only in the seed as one\n"
                    "             (mean and standard deviation). All runs where none is named\n"
-                   "  best       the name of the best complete run, and nothing else\n"
+                   "  best       the name of the best complete run (of those named), and nothing else\n"
                    "  export     a table of the run as CSV");
   parser.add("runs", options.runs, "DIR", "where the runs are");
   parser.add_choice("metric,m", options.metric, metric_names(), "what runs are compared by: the best epoch's");

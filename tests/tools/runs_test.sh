@@ -33,6 +33,7 @@ grep -q '^made *complete *resnet18 last_only' list.txt || fail "list: $(cat list
 grep -q '^foreign: unreadable: .*no HDF5 file' list.txt || fail "list: the foreign record is not named"
 grep -q '^deleted: unreadable: .*no run.h5' list.txt || fail "list: the deleted record is not named"
 [ "$("$runs" best)" = made ] || fail "best"
+[ "$("$runs" best made)" = made ] || fail "best of those named"
 [ "$("$runs" best --metric train_loss)" = made ] || fail "best --metric"
 "$runs" show made | grep -q 'true \\ predicted' || fail "show"
 "$runs" compare made made > /dev/null || fail "compare"
