@@ -23,11 +23,11 @@
 #include "quadrat/mpi/communicator.h"
 #include "quadrat/mpi/environment.h"
 #include "quadrat/model/weights.h"
-#include "quadrat/tiles/catalog.h"
+#include "quadrat/record/run_folder.h"
+#include "quadrat/tiles/training_sets.h"
 #include "quadrat/train/batches.h"
 #include "quadrat/train/checkpoint.h"
 #include "quadrat/train/features.h"
-#include "quadrat/train/run_folder.h"
 #include "quadrat/train/schedule.h"
 
 namespace quadrat {
@@ -65,43 +65,6 @@ class Autocast {
   bool enabled_;
   torch::DeviceType device_;
 };
-
-struct Inputs {
-  Catalog train;
-  Catalog validation;
-};
-
-/// Rank 0 lists both sets and everyone gets the lists.
-Inputs list_inputs(const FinetuneOptions& options, const mpi::Communicator& ranks) {
-  Inputs inputs;
-  Bytes train, validation;
-  mpi::together(ranks, [&] {
-    if (!ranks.is_root()) return;
-    inputs.train = list_labelled_tiles(options.train);
-    inputs.validation = list_labelled_tiles(options.validation);
-    if (inputs.train.classes != inputs.validation.classes) {
-      throw InputError("compare classes of", options.train.native(),
-                       fmt::format("it has {}, but '{}' has {}", enumerate(inputs.train.classes),
-                                   options.validation.native(), enumerate(inputs.validation.classes)),
-                       "give both the same class folders");
-    }
-    if (inputs.train.classes.size() < 2) {
-      throw InputError("learn from", options.train.native(), "it has one class only", "there must be at least two");
-    }
-    const auto seed = static_cast<std::uint64_t>(options.seed);
-    sample_tiles(inputs.train, options.sample_frac, seed);
-    sample_tiles(inputs.validation, options.sample_frac, seed);
-    train = inputs.train.serialize();
-    validation = inputs.validation.serialize();
-  });
-  train = ranks.broadcast(std::move(train));
-  validation = ranks.broadcast(std::move(validation));
-  if (!ranks.is_root()) {
-    inputs.train = Catalog::deserialize(train);
-    inputs.validation = Catalog::deserialize(validation);
-  }
-  return inputs;
-}
 
 std::vector<std::int32_t> labels_of(const Catalog& catalog) {
   std::vector<std::int32_t> labels;
@@ -156,7 +119,7 @@ class Finetuner {
         device_(choose_device(options, ranks)),
         bf16_(choose_bf16(options, device_)),
         threads_(choose_threads(options, ranks)),
-        inputs_(list_inputs(options, ranks)),
+        inputs_(list_training_sets(options.train, options.validation, options.sample_frac, seed_, ranks)),
         train_labels_(labels_of(inputs_.train)),
         plan_(train_labels_, options.shards, options.batch_size, seed_),
         shards_(plan_.shards_of(ranks.rank(), ranks.size())),
@@ -224,7 +187,7 @@ class Finetuner {
   torch::Device device_;
   bool bf16_;
   int threads_;
-  Inputs inputs_;
+  TrainingSets inputs_;
   std::vector<std::int32_t> train_labels_;
   ShardPlan plan_;
   ShardPlan::Range shards_;

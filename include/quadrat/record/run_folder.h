@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "quadrat/base/files.h"
-#include "quadrat/model/weights.h"
 #include "quadrat/record/run_record.h"
 
 namespace quadrat {

@@ -1,4 +1,4 @@
-#include "quadrat/train/run_folder.h"
+#include "quadrat/record/run_folder.h"
 
 #include <fmt/format.h>
 

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+
+#include "quadrat/base/files.h"
+#include "quadrat/mpi/communicator.h"
+#include "quadrat/tiles/catalog.h"
+
+namespace quadrat {
+
+/// What is learnt from, and what it is judged by. Both have the same classes.
+struct TrainingSets {
+  Catalog train;
+  Catalog validation;
+};
+
+/// Rank 0 lists both folders, checks that they go together and keeps the sample; every rank gets the lists. Collective.
+/// @param sample_frac as sample_tiles' fraction, of either set
+/// @throws InputError on all ranks: as list_labelled_tiles; class folders that differ; one class only
+TrainingSets list_training_sets(const Path& train, const Path& validation, double sample_frac, std::uint64_t seed,
+                                const mpi::Communicator& ranks);
+
+}  // namespace quadrat
