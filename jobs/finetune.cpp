@@ -51,6 +51,8 @@ int main(int argc, char** argv) {
   parser.add("memory_limit", o.memory_limit, "GB", "memory a rank may use for decoded tiles");
   parser.add("scratch", o.scratch, "DIR", "folder on a local disk for the decoded tiles beyond that");
   parser.add("bf16_gradients", o.bf16_gradients, "send gradients in bfloat16: half the traffic");
+  parser.add("watchdog_seconds", o.watchdog_seconds, "X",
+             "a rank that gives no sign of life for so long ends the job, to be started again; 0: never");
   parser.require({"train", "validation", "pretrained_model_type", "retraining_type", "output_model_name"});
   return quadrat::cli::run(parser, argc, argv, [&] { return quadrat::finetune(o, parser.as_used()); });
 }

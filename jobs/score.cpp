@@ -8,6 +8,7 @@
 #include "quadrat/base/signals.h"
 #include "quadrat/cli/parser.h"
 #include "quadrat/mpi/environment.h"
+#include "quadrat/mpi/watchdog.h"
 #include "quadrat/score/score.h"
 
 namespace {
@@ -30,6 +31,8 @@ void add_options(quadrat::cli::Parser& parser, quadrat::score::ScoreOptions& opt
   parser.add_choice("precision", options.precision, {"auto", "fp32", "bf16", "int8"},
                     "numbers to compute in; auto: bf16 where every CPU has it in hardware, else fp32");
   parser.add("batch_size", options.batch_size, "N", "tiles a rank computes together; 0: what suits the network");
+  parser.add("watchdog_seconds", options.watchdog_seconds, "X",
+             "a rank that gives no sign of life for so long ends the job, to be started again; 0: never");
   parser.require({"tiles", "output_model_name"});
 }
 
@@ -63,6 +66,7 @@ int main(int argc, char** argv) {
     at::set_num_threads(1);
     const quadrat::mpi::Environment environment;
     const auto ranks = quadrat::mpi::Communicator::world();
+    const quadrat::mpi::Watchdog watchdog(ranks, options.watchdog_seconds);
     quadrat::log::set_origin(parser.program(), ranks.size() > 1 ? ranks.rank() : -1);
     return report(quadrat::score::score_tiles(options, ranks), ranks.is_root());
   });

@@ -493,6 +493,9 @@ void validate(const ScoreOptions& options) {
   if (!(options.sample_frac > 0 && options.sample_frac <= 1)) {
     throw UsageError(fmt::format("--sample_frac is {}, but must be above 0 and at most 1", options.sample_frac));
   }
+  if (options.watchdog_seconds < 0) {
+    throw UsageError(fmt::format("--watchdog_seconds is {}, but must be at least 0", options.watchdog_seconds));
+  }
   if (options.seed < 0) throw UsageError(fmt::format("--seed is {}, but must not be negative", options.seed));
   constexpr std::int64_t kMaxBatch = 1024;
   if (options.batch_size < 0 || options.batch_size > kMaxBatch) {

@@ -22,6 +22,7 @@
 #include "quadrat/comm/gradient_reducer.h"
 #include "quadrat/mpi/communicator.h"
 #include "quadrat/mpi/environment.h"
+#include "quadrat/mpi/watchdog.h"
 #include "quadrat/model/weights.h"
 #include "quadrat/record/run_folder.h"
 #include "quadrat/tiles/training_sets.h"
@@ -689,6 +690,7 @@ int finetune(const FinetuneOptions& options, const Settings& config) {
   catch_stop_signals();
   const mpi::Environment environment;
   const mpi::Communicator ranks = mpi::Communicator::world();
+  const mpi::Watchdog watchdog(ranks, options.watchdog_seconds);
   log::set_origin("quadrat-finetune", ranks.size() > 1 ? ranks.rank() : -1);
   if (ranks.size() > options.shards) {
     throw Error::shared(ErrorKind::kUsage, fmt::format("there are {} ranks for {} shards; start at most {} ranks or raise --shards",

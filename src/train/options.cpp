@@ -44,6 +44,7 @@ void FinetuneOptions::validate() const {
   require(views >= 1 && views <= 64, fmt::format("--views is {}, but must be from 1 to 64", views));
   require(seed >= 0, fmt::format("--seed is {}, but must be at least 0", seed));
   require(threads >= 0, fmt::format("--threads is {}, but must be at least 1, or 0 to choose", threads));
+  require(watchdog_seconds >= 0, fmt::format("--watchdog_seconds is {}, but must be at least 0", watchdog_seconds));
   require(memory_limit > 0, fmt::format("--memory_limit is {} GB, but must be above 0", memory_limit));
 }
 
@@ -57,7 +58,8 @@ double FinetuneOptions::effective_learning_rate() const {
 }
 
 bool may_change_on_resume(const std::string& option) {
-  constexpr std::array<std::string_view, 6> kHow{"resume", "device", "threads", "memory_limit", "scratch", "runs"};
+  constexpr std::array<std::string_view, 7> kHow{"resume",  "device", "threads",         "memory_limit",
+                                                   "scratch", "runs",   "watchdog_seconds"};
   return std::find(kHow.begin(), kHow.end(), option) != kHow.end();
 }
 

@@ -45,6 +45,7 @@ struct FinetuneOptions {
   double memory_limit = 4;   ///< GB a rank for decoded tiles and kept features
   Path scratch;
   bool bf16_gradients = false;
+  double watchdog_seconds = 60;  ///< a rank silent for so long ends the job; 0: never
 
   /// @throws UsageError for anything that can be seen to be wrong without touching a file
   void validate() const;
