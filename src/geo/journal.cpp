@@ -32,30 +32,50 @@ bool number(std::string_view text, T& value) {
   return error == std::errc{} && end == text.data() + text.size();
 }
 
-/// @return whether the line is a whole one about these images as they are now
-bool parse(std::string_view line, const std::vector<SurveyedImage>& images, CutRow& row) {
-  if (!number(take(line, '\t'), row.image) || row.image >= images.size()) return false;
-  const SurveyedImage& image = images[row.image];
-  if (!number(take(line, '\t'), row.row) || row.row < 0 || row.row >= image.rows) return false;
-  row.fingerprint = take(line, '\t');
-  if (row.fingerprint != image.fingerprint) return false;
-  while (!line.empty()) {
-    std::string_view fields = take(line, ' ');
-    CutTile tile;
-    unsigned fate = 0;
-    if (!number(take(fields, ':'), tile.column) || tile.column < 0 ||
-        tile.column >= image.columns || !number(take(fields, ':'), fate) ||
-        !number(take(fields, ':'), tile.file_bytes)) {
-      return false;
-    }
-    tile.fate = static_cast<Fate>(fate);
-    tile.corners = fields;
-    row.tiles.push_back(std::move(tile));
+}  // namespace
+
+std::string journal_line(std::size_t image, const SurveyedImage& surveyed, std::int64_t row,
+                         std::span<const CutTile> tiles) {
+  std::string line = fmt::format("{}\t{}\t{}\t", image, row, surveyed.fingerprint);
+  for (const CutTile& tile : tiles) {
+    if (&tile != &tiles.front()) line += ' ';
+    line += fmt::format("{}:{}:{}", tile.column, static_cast<unsigned>(tile.fate), tile.file_bytes);
   }
-  return true;
+  line += '\n';
+  return line;
 }
 
-}  // namespace
+void for_each_cut_tile(std::string_view lines, const std::vector<SurveyedImage>& images,
+                       const std::function<void(std::size_t, std::int64_t, const CutTile&)>& use) {
+  std::vector<CutTile> tiles;
+  const auto parse = [&](std::string_view line, std::size_t& image, std::int64_t& row) {
+    if (!number(take(line, '\t'), image) || image >= images.size()) return false;
+    const SurveyedImage& surveyed = images[image];
+    if (!number(take(line, '\t'), row) || row < 0 || row >= surveyed.rows) return false;
+    if (take(line, '\t') != surveyed.fingerprint) return false;
+    tiles.clear();
+    while (!line.empty()) {
+      std::string_view fields = take(line, ' ');
+      CutTile tile;
+      std::uint8_t fate = 0;
+      if (!number(take(fields, ':'), tile.column) || tile.column < 0 ||
+          tile.column >= surveyed.columns || !number(take(fields, ':'), fate) ||
+          !number(fields, tile.file_bytes)) {
+        return false;
+      }
+      tile.fate = static_cast<Fate>(fate);
+      if (tile.fate != Fate::kKept && tile.fate != Fate::kBlack) return false;
+      tiles.push_back(tile);
+    }
+    return true;
+  };
+  while (lines.find('\n') != std::string_view::npos) {
+    std::size_t image = 0;
+    std::int64_t row = 0;
+    if (!parse(take(lines, '\n'), image, row)) continue;
+    for (const CutTile& tile : tiles) use(image, row, tile);
+  }
+}
 
 JournalWriter::JournalWriter(const Path& path) : path_(path) {
   do descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -65,14 +85,7 @@ JournalWriter::JournalWriter(const Path& path) : path_(path) {
 
 JournalWriter::~JournalWriter() { ::close(descriptor_); }
 
-void JournalWriter::append(const CutRow& row) {
-  std::string line = fmt::format("{}\t{}\t{}\t", row.image, row.row, row.fingerprint);
-  for (const CutTile& tile : row.tiles) {
-    if (&tile != &row.tiles.front()) line += ' ';
-    line += fmt::format("{}:{}:{}:{}", tile.column, static_cast<unsigned>(tile.fate),
-                        tile.file_bytes, tile.corners);
-  }
-  line += '\n';
+void JournalWriter::append(std::string_view line) {
   std::size_t done = 0;
   while (done < line.size()) {
     const ssize_t n = ::write(descriptor_, line.data() + done, line.size() - done);
@@ -82,24 +95,19 @@ void JournalWriter::append(const CutRow& row) {
   }
 }
 
-std::map<std::pair<std::size_t, std::int64_t>, CutRow> read_journals(
-    const Path& folder, const std::vector<SurveyedImage>& images) {
+std::string read_journals(const Path& folder) {
   std::vector<Path> paths;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     if (entry.path().filename().native().starts_with(kPrefix)) paths.push_back(entry.path());
   }
   std::sort(paths.begin(), paths.end());
-  std::map<std::pair<std::size_t, std::int64_t>, CutRow> rows;
+  std::string lines;
   for (const Path& path : paths) {
     const Bytes content = read_file(path, std::uint64_t{1} << 40);
-    std::string_view text(reinterpret_cast<const char*>(content.data()), content.size());
-    while (text.find('\n') != std::string_view::npos) {
-      CutRow row;
-      if (!parse(take(text, '\n'), images, row)) continue;
-      rows[{row.image, row.row}] = std::move(row);
-    }
+    const std::string_view text(reinterpret_cast<const char*>(content.data()), content.size());
+    lines += text.substr(0, text.rfind('\n') + 1);
   }
-  return rows;
+  return lines;
 }
 
 Path journal_path(const Path& folder, int attempt, int rank) {

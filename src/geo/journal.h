@@ -1,10 +1,10 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <map>
+#include <functional>
+#include <span>
 #include <string>
-#include <utility>
+#include <string_view>
 #include <vector>
 
 #include "quadrat/base/files.h"
@@ -12,25 +12,26 @@
 
 namespace quadrat::geo {
 
-/// What was done with one tile.
+/// What was done with one tile: kKept, or kBlack.
 struct CutTile {
   std::int64_t column = 0;
   Fate fate = Fate::kKept;
-  std::uint64_t file_bytes = 0;
-  /// Lower left and upper right latitude and longitude as tile_summaries.csv has them, "a,b,c,d".
-  std::string corners;
+  std::uint32_t file_bytes = 0;  ///< of its PNG; 0 for a black one
 };
 
-/// What was done with the wanted tiles of one row of an image's grid.
-struct CutRow {
-  std::size_t image = 0;
-  std::int64_t row = 0;
-  std::string fingerprint;  ///< of the image it was cut from
-  std::vector<CutTile> tiles;
-};
+/// A journal's line: what was done in one row of an image's grid. The image is named with its
+/// fingerprint, so that nothing is believed of another file under its name.
+std::string journal_line(std::size_t image, const SurveyedImage& surveyed, std::int64_t row,
+                         std::span<const CutTile> tiles);
 
-/// Rows done, one line each, in a file of each rank's own. A line that a kill cut short does not
-/// count.
+/// Calls `use(image, row, tile)` for every tile in the whole lines about these images as they are
+/// now, in their order. What else there is does not count: a line that a kill cut short, or of
+/// images that have changed.
+void for_each_cut_tile(
+    std::string_view lines, const std::vector<SurveyedImage>& images,
+    const std::function<void(std::size_t image, std::int64_t row, const CutTile& tile)>& use);
+
+/// A file of each rank's own that lines are added to.
 class JournalWriter {
  public:
   explicit JournalWriter(const Path& path);
@@ -38,16 +39,15 @@ class JournalWriter {
   JournalWriter(const JournalWriter&) = delete;
   JournalWriter& operator=(const JournalWriter&) = delete;
 
-  void append(const CutRow& row);
+  void append(std::string_view line);
 
  private:
   Path path_;
   int descriptor_ = -1;
 };
 
-/// All rows that the journals in `folder` have of these images; of one done twice, the last.
-std::map<std::pair<std::size_t, std::int64_t>, CutRow> read_journals(
-    const Path& folder, const std::vector<SurveyedImage>& images);
+/// The whole lines of all journals in `folder`, the oldest attempt first.
+std::string read_journals(const Path& folder);
 
 /// The name of a rank's next journal: attempts are counted so that order is kept.
 Path journal_path(const Path& folder, int attempt, int rank);

@@ -66,7 +66,10 @@ ClassTable ClassTable::nlcd() {
 
 ClassTable ClassTable::read(const Path& path) {
   const Bytes content = read_file(path, std::uint64_t{1} << 20);
-  std::string_view text(reinterpret_cast<const char*>(content.data()), content.size());
+  return parse({reinterpret_cast<const char*>(content.data()), content.size()}, path.native());
+}
+
+ClassTable ClassTable::parse(std::string_view text, const std::string& name_of_file) {
   std::map<std::int32_t, std::string> names;
   for (std::size_t number = 1; !text.empty(); ++number) {
     const std::string_view line = trimmed(text.substr(0, text.find('\n')));
@@ -75,7 +78,7 @@ ClassTable ClassTable::read(const Path& path) {
                                                  : text.find('\n') + 1));
     if (line.empty() || line.front() == '#') continue;
     const auto wrong = [&](const std::string& finding) {
-      return InputError("use class table", path.native(),
+      return InputError("use class table", name_of_file,
                         fmt::format("line {}, '{}': {}", number, printable(line), finding),
                         "write one `code,class` a line, such as 41,Forest");
     };
@@ -94,10 +97,17 @@ ClassTable ClassTable::read(const Path& path) {
       throw wrong(fmt::format("code {} is {} already", *code, it->second));
   }
   if (names.empty()) {
-    throw InputError("use class table", path.native(), "it has no line",
+    throw InputError("use class table", name_of_file, "it has no line",
                      "write one `code,class` a line");
   }
-  return ClassTable(names);
+  ClassTable table(names);
+  if (table.classes_.size() > kMaxClasses) {
+    throw InputError("use class table", name_of_file,
+                     fmt::format("it has {} classes, there may be {}", table.classes_.size(),
+                                 kMaxClasses),
+                     "group more codes into one class");
+  }
+  return table;
 }
 
 int ClassTable::class_of(std::int32_t code) const {

@@ -1,15 +1,11 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <functional>
-#include <map>
-#include <span>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
 #include "quadrat/geo/cut.h"
-#include "quadrat/geo/land_cover.h"
 #include "quadrat/geo/raster.h"
 #include "quadrat/mpi/communicator.h"
 
@@ -40,40 +36,7 @@ struct SurveyedImage {
 std::vector<SurveyedImage> survey_images(const std::vector<std::string>& paths,
                                          const mpi::Communicator& ranks);
 
-/// A tile's place in the plan.
-struct PlannedTile {
-  Fate fate = Fate::kWanted;
-  std::int8_t label = ClassTable::kNoClass;
-};
-
-/// What becomes of every tile of the grid.
-struct CutPlan {
-  std::vector<std::string> classes;              ///< empty without labels
-  std::vector<std::vector<PlannedTile>> images;  ///< [image][row * columns + column]
-  std::vector<std::uint8_t> set_of_image;  ///< 0 train, 1 validation; all 0 where there are no sets
-  std::map<std::int32_t, std::uint64_t>
-      codes_without_class;  ///< land cover code: tiles it discarded
-
-  Bytes serialize() const;
-  static CutPlan deserialize(std::span<const std::byte> bytes);
-};
-
-inline constexpr std::array<const char*, 2> kSetNames{"train", "validation"};
-
-/// Labels, splits and balances. Collective; the same on all ranks.
-CutPlan make_plan(const CutOptions& options, const std::vector<SurveyedImage>& images,
-                  const mpi::Communicator& ranks);
-
-/// Copies a tile out of a row of tiles. @return how many of its pixels are black
-std::int64_t copy_tile(std::span<const std::uint8_t> strip, std::int64_t strip_width_px,
-                       std::int64_t column_px, std::span<std::uint8_t> tile);
-
-/// Calls `use(column, tile)` for each wanted tile of a row of the grid, reading as few strips as it
-/// can.
-/// @param wanted per column
-void for_tiles_in_row(
-    Raster& raster, std::int64_t row, const std::vector<bool>& wanted,
-    const std::function<void(std::int64_t column, std::span<const std::uint8_t> tile,
-                             std::int64_t black_px)>& use);
+/// What each rank has to say, on all of them. Collective.
+std::vector<nlohmann::json> share(const nlohmann::json& mine, const mpi::Communicator& ranks);
 
 }  // namespace quadrat::geo

@@ -1,5 +1,6 @@
 #include "quadrat/geo/land_cover.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -48,6 +49,9 @@ TEST(ClassTable, names_the_wrong_line) {
   EXPECT_THAT(refusal("41,Forest\n41,Shrub\n"), HasSubstr("is Forest already"));
   EXPECT_THAT(refusal("41\n"), HasSubstr("line 1"));
   EXPECT_THAT(refusal(""), HasSubstr("it has no line"));
+  std::string many;
+  for (int code = 0; code < 128; ++code) many += fmt::format("{},class{}\n", code, code);
+  EXPECT_THAT(refusal(many), HasSubstr("it has 128 classes, there may be 127"));
 }
 
 TEST(LabelTile, follows_the_nine_point_rule) {

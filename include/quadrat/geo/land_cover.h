@@ -5,6 +5,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "quadrat/base/files.h"
@@ -16,6 +17,7 @@ namespace quadrat::geo {
 class ClassTable {
  public:
   static constexpr int kNoClass = -1;
+  static constexpr std::size_t kMaxClasses = 127;
 
   /// NLCD codes as the sample groups them: 21-24 Developed; 31 Barren; 41, 42, 43, 90 Forest; 51,
   /// 52 Shrub; 71-74, 95 Herbaceous; 81, 82 Cultivated. All others (water 11, ice 12) have no
@@ -25,6 +27,8 @@ class ClassTable {
   /// Lines of `code,class`, a header line and # comments allowed. @throws InputError naming the
   /// line
   static ClassTable read(const Path& path);
+  /// The same of a file's content. @param name of the file, for errors
+  static ClassTable parse(std::string_view text, const std::string& name);
 
   const std::vector<std::string>& classes() const { return classes_; }
   int class_of(std::int32_t code) const;
