@@ -1,0 +1,116 @@
+# shellcheck shell=bash
+# Sourced by the tests here: a Slurm of one node from Debian's packages, its daemons started by this test, in a folder of
+# its own, on free ports of the loopback interface, and ended by their process numbers.
+
+[ "$(id -u)" -eq 0 ] || { echo "FAILED: Slurm's daemons need root here"; exit 1; }
+for program in munged slurmctld slurmd sbatch; do
+  PATH=$PATH:/usr/sbin command -v "$program" >/dev/null || { echo "FAILED: there is no $program; run tools/setup"; exit 1; }
+done
+PATH=$PATH:/usr/sbin
+cluster=$(mktemp -d)
+declare -A daemon=()
+
+free_port() {
+  python3 -c 'import socket
+with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    print(s.getsockname()[1])'
+}
+
+# wait_until SECONDS WHAT COMMAND...
+wait_until() {
+  local end=$((SECONDS + $1)) what=$2
+  shift 2
+  until "$@" >/dev/null 2>&1; do
+    if ((SECONDS >= end)); then
+      echo "FAILED: waited in vain for $what" >&2
+      tail -n 15 "$cluster"/*.log >&2 || true
+      exit 1
+    fi
+    sleep 0.1
+  done
+}
+
+start_controller() {
+  slurmctld -D -f "$SLURM_CONF" >>"$cluster/slurmctld.out" 2>&1 &
+  daemon[slurmctld]=$!
+}
+
+start_node() {
+  slurmd -D -f "$SLURM_CONF" >>"$cluster/slurmd.out" 2>&1 &
+  daemon[slurmd]=$!
+}
+
+node_is_up() { sinfo -h -o %T | grep -qxE 'idle|mixed|allocated|completing'; }
+
+start_cluster() {
+  local host
+  host=$(hostname)
+  export SLURM_CONF=$cluster/slurm.conf
+  mkdir -m 755 "$cluster/state" "$cluster/spool" "$cluster/munge"
+  chmod 755 "$cluster"
+  head -c 1024 /dev/urandom >"$cluster/munge/key"
+  chmod 400 "$cluster/munge/key"
+  munged --foreground --force --key-file="$cluster/munge/key" --socket="$cluster/munge/socket" \
+    --pid-file="$cluster/munge/pid" --log-file="$cluster/munge/log" --seed-file="$cluster/munge/seed" \
+    >"$cluster/munged.out" 2>&1 &
+  daemon[munged]=$!
+  wait_until 20 "munged's socket" test -S "$cluster/munge/socket"
+  # Jobs that were requeued wait for cred_expire, 120 s unless it is set.
+  cat >"$SLURM_CONF" <<CONF
+ClusterName=quadrat
+SlurmctldHost=$host(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket=$cluster/munge/socket,cred_expire=5
+SlurmctldPort=$(free_port)
+SlurmdPort=$(free_port)
+SlurmctldPidFile=$cluster/slurmctld.pid
+SlurmdPidFile=$cluster/slurmd.pid
+SlurmctldLogFile=$cluster/slurmctld.log
+SlurmdLogFile=$cluster/slurmd.log
+StateSaveLocation=$cluster/state
+SlurmdSpoolDir=$cluster/spool
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerParameters=sched_min_interval=500000,bf_interval=2
+SlurmdParameters=config_overrides
+MpiDefault=none
+JobRequeue=1
+KillWait=10
+SlurmdTimeout=10
+ReturnToService=2
+MaxArraySize=100
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+NodeName=$host NodeHostname=$host NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
+CONF
+  start_controller
+  start_node
+  wait_until 60 'the node to come up' node_is_up
+}
+
+end_daemon() { # NAME [SIGNAL]
+  local pid=${daemon[$1]:-}
+  [ -n "$pid" ] || return 0
+  kill "-${2:-TERM}" "$pid" 2>/dev/null || true
+  wait "$pid" 2>/dev/null || true
+  unset "daemon[$1]"
+}
+
+stop_cluster() {
+  local pid
+  if [ -n "${daemon[slurmctld]:-}" ]; then scancel --user=root 2>/dev/null || true; fi
+  # Steps that outlive their slurmd are slurmstepd's, known by this cluster's spool folder.
+  for name in slurmd slurmctld munged; do end_daemon "$name"; done
+  rm -rf "$cluster"
+}
+
+job_state() { scontrol -o show job "$1" 2>/dev/null | grep -o 'JobState=[A-Z_]*' | cut -d= -f2 | sort -u | tr '\n' ' ' | sed 's/ $//'; }
+job_restarts() { scontrol -o show job "$1" | grep -o 'Restarts=[0-9]*' | cut -d= -f2 | head -n 1; }
+job_has_ended() { [[ $(job_state "$1") =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|OUT_OF_MEMORY|BOOT_FAIL| )+$ ]]; }
