@@ -27,6 +27,8 @@ int main(int argc, char** argv) {
   parser.group("Recipe");
   parser.add("num_epochs,n", o.num_epochs, "N", "passes over the training tiles");
   parser.add("batch_size", o.batch_size, "N", "tiles a step, over all ranks; a multiple of --shards");
+  parser.add("accumulate_batches", o.accumulate_batches, "N",
+             "sum the gradients of N batches before each step: N x batch_size tiles a step in the memory of one batch");
   parser.add_choice("optimizer", o.optimizer, {"sgd", "adamw"}, "sgd has momentum");
   parser.add("learning_rate", o.learning_rate, "X", "0: chosen by network, retraining, optimizer and batch size");
   parser.add_choice("lr_schedule", o.lr_schedule, {"constant", "step", "cosine"}, "how it falls; step: /10 each third");

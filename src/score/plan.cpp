@@ -7,6 +7,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "kernels.h"
 #include "onednn_ops.h"
@@ -112,6 +113,7 @@ struct Plan::Impl {
   void compile(FusedNetwork network, const Calibration* calibration);
   Quantisation fill_tables();
   void load(const std::uint8_t* tiles, std::int64_t count);
+  Result infer(std::int64_t count, const std::function<void(std::int64_t first, std::int64_t count)>& load_input);
   void run_step(const Step& step);
   at::Tensor max_pooled(const at::Tensor& in, const Layer& layer) const;
   at::Tensor averaged(const at::Tensor& in, const Step& step) const;
@@ -194,7 +196,7 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
     run_step(step);
     (in_trunk ? trunk : dense).push_back(std::move(step));
   }
-  features = at::zeros({batch, feature_count(card.architecture)}, at::kFloat);
+  features = at::zeros({batch, slots[static_cast<std::size_t>(head.layer.input)].size(1)}, at::kFloat);
   logits = at::zeros({batch, static_cast<std::int64_t>(card.classes.size())}, at::kFloat);
 }
 
@@ -322,32 +324,47 @@ Precision Plan::precision() const { return impl_->precision; }
 const ModelCard& Plan::card() const { return impl_->card; }
 std::int64_t Plan::bytes_per_tile() const { return std::int64_t{3} * impl_->card.tile_px * impl_->card.tile_px; }
 
-Plan::Result Plan::infer(std::span<const std::uint8_t> tiles) {
-  const torch::InferenceMode guard;
-  Impl& plan = *impl_;
-  const std::int64_t count = static_cast<std::int64_t>(tiles.size()) / bytes_per_tile();
-  assert(count * bytes_per_tile() == static_cast<std::int64_t>(tiles.size()) && count <= plan.batch);
-
-  const std::int64_t flat_row_bytes = plan.flat.size(1) * plan.flat.element_size();
+/// @param load_input fills `input` from tiles `first` to `first + count`
+Plan::Result Plan::Impl::infer(std::int64_t count,
+                               const std::function<void(std::int64_t first, std::int64_t count)>& load_input) {
+  assert(count <= batch);
+  const std::int64_t flat_row_bytes = flat.size(1) * flat.element_size();
   for (std::int64_t first = 0; first < count; first += kTilesAtOnce) {
     const std::int64_t here = std::min(kTilesAtOnce, count - first);
-    plan.load(tiles.data() + first * bytes_per_tile(), here);
-    plan.slots[0] = plan.input;
-    for (const Impl::Step& step : plan.trunk) {
+    load_input(first, here);
+    slots[0] = input;
+    for (const Impl::Step& step : trunk) {
       if (step.layer.kind != Layer::Kind::kFlatten) {
-        plan.run_step(step);
+        run_step(step);
         continue;
       }
-      const at::Tensor& map = plan.slots[static_cast<std::size_t>(step.layer.input)];
-      std::memcpy(static_cast<std::byte*>(plan.flat.mutable_data_ptr()) + first * flat_row_bytes, map.const_data_ptr(),
+      const at::Tensor& map = slots[static_cast<std::size_t>(step.layer.input)];
+      std::memcpy(static_cast<std::byte*>(flat.mutable_data_ptr()) + first * flat_row_bytes, map.const_data_ptr(),
                   static_cast<std::size_t>(here * flat_row_bytes));
-      plan.slots[static_cast<std::size_t>(step.layer.output)] = plan.flat;
+      slots[static_cast<std::size_t>(step.layer.output)] = flat;
     }
   }
-  for (const Impl::Step& step : plan.dense) plan.run_step(step);
-  plan.features.copy_(plan.slots[static_cast<std::size_t>(plan.head.layer.input)]);
-  at::addmm_out(plan.logits, plan.head.bias, plan.features, plan.head.packed.t());
-  return {plan.features.narrow(0, 0, count), plan.logits.narrow(0, 0, count)};
+  for (const Impl::Step& step : dense) run_step(step);
+  features.copy_(slots[static_cast<std::size_t>(head.layer.input)]);
+  at::addmm_out(logits, head.bias, features, head.packed.t());
+  return {features.narrow(0, 0, count), logits.narrow(0, 0, count)};
+}
+
+Plan::Result Plan::infer(std::span<const std::uint8_t> tiles) {
+  const torch::InferenceMode guard;
+  const std::int64_t count = static_cast<std::int64_t>(tiles.size()) / bytes_per_tile();
+  assert(count * bytes_per_tile() == static_cast<std::int64_t>(tiles.size()));
+  return impl_->infer(count, [&](std::int64_t first, std::int64_t here) {
+    impl_->load(tiles.data() + first * bytes_per_tile(), here);
+  });
+}
+
+Plan::Result Plan::infer(const torch::Tensor& tiles) {
+  const torch::InferenceMode guard;
+  assert(impl_->precision != Precision::kInt8);
+  return impl_->infer(tiles.size(0), [&](std::int64_t first, std::int64_t here) {
+    impl_->input.narrow(0, 0, here).copy_(tiles.narrow(0, first, here));
+  });
 }
 
 void Plan::observe(std::span<const std::uint8_t> tiles, Calibration& calibration) {

@@ -4,12 +4,12 @@
 
 namespace quadrat {
 
-BatchStream::BatchStream(TileStore& store, std::uint32_t side_px, TilesOfStep tiles, Transform transform,
-                         std::pair<std::int64_t, std::int64_t> steps)
+BatchStream::BatchStream(TileStore& store, const TileTransform& transform, bool augmented, SamplesOfStep samples,
+                         Steps steps)
     : store_(store),
-      side_px_(side_px),
-      tiles_(std::move(tiles)),
-      transform_(std::move(transform)),
+      transform_(transform),
+      augmented_(augmented),
+      samples_(std::move(samples)),
       buffers_(kAhead + 2),
       thread_([this, steps] { produce(steps); }) {}
 
@@ -25,13 +25,14 @@ BatchStream::~BatchStream() {
 torch::Tensor BatchStream::buffer(std::int64_t step, std::int64_t rows) {
   torch::Tensor& whole = buffers_[static_cast<std::size_t>(step) % buffers_.size()];
   if (!whole.defined() || whole.size(0) < rows) {
-    whole = torch::empty({rows, 3, side_px_, side_px_},
+    const auto side = static_cast<std::int64_t>(transform_.side_px());
+    whole = torch::empty({rows, 3, side, side},
                          torch::TensorOptions(torch::kFloat).memory_format(torch::MemoryFormat::ChannelsLast));
   }
   return whole.narrow(0, 0, rows);
 }
 
-void BatchStream::produce(std::pair<std::int64_t, std::int64_t> steps) {
+void BatchStream::produce(Steps steps) {
   try {
     for (std::int64_t step = steps.first; step < steps.second; ++step) {
       {
@@ -40,12 +41,20 @@ void BatchStream::produce(std::pair<std::int64_t, std::int64_t> steps) {
         if (stop_) return;
       }
       Batch batch;
-      batch.tiles = tiles_(step);
-      batch.input = buffer(step, std::ssize(batch.tiles));
+      const std::vector<Sample> samples = samples_(step);
+      batch.input = buffer(step, std::ssize(samples));
       auto* out = batch.input.data_ptr<float>();
-      for (const std::uint32_t tile : batch.tiles) {
-        transform_(store_.pixels(tile), tile, out);
-        out += 3 * side_px_ * side_px_;
+      const std::uint8_t* pixels = nullptr;
+      for (const Sample& sample : samples) {
+        // Views of one tile follow each other where all are made: decoded once, kept or not.
+        if (batch.tiles.empty() || batch.tiles.back() != sample.tile) pixels = store_.pixels(sample.tile);
+        if (augmented_) {
+          transform_.train(pixels, sample.view, sample.tile, out);
+        } else {
+          transform_.plain(pixels, out);
+        }
+        out += transform_.values_per_tile();
+        batch.tiles.push_back(sample.tile);
       }
       const std::lock_guard lock(mutex_);
       ready_.push(std::move(batch));

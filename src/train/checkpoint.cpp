@@ -31,7 +31,9 @@ EpochRow row_from(const nlohmann::json& json) {
 
 void write_checkpoint(const Path& path, const Network& network, const Optimizer& optimizer,
                       const RunPosition& position) {
-  WeightsFile file = to_weights_file(network, {.architecture = network.architecture(), .classes = {}});
+  ModelCard card;
+  card.architecture = network.architecture();
+  WeightsFile file = to_weights_file(network, card);
   const auto state = optimizer.state();
   for (std::size_t i = 0; i < state.size(); ++i) file.tensors.push_back(to_stored(optimizer_name(i), state[i]));
   StoredTensor kept;

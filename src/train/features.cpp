@@ -4,19 +4,27 @@
 
 namespace quadrat {
 
-FeatureCache::FeatureCache(std::vector<std::uint32_t> tiles, std::int64_t views, std::int64_t width)
-    : tiles_(std::move(tiles)), values_(torch::empty({views, std::ssize(tiles_), width}, torch::kFloat)) {}
+FeatureCache::FeatureCache(std::vector<std::uint32_t> tiles, std::int64_t views, std::int64_t width,
+                           torch::ScalarType dtype)
+    : tiles_(std::move(tiles)), views_(views), values_(torch::empty({std::ssize(tiles_) * views, width}, dtype)) {}
 
-torch::Tensor FeatureCache::gather(const std::vector<std::uint32_t>& tiles,
-                                   const std::function<std::int64_t(std::uint32_t)>& view_of) const {
-  auto rows = torch::empty({std::ssize(tiles)}, torch::kLong);
+torch::Tensor FeatureCache::rows_of(const std::vector<Sample>& samples) const {
+  auto rows = torch::empty({std::ssize(samples)}, torch::kLong);
   auto* row = rows.data_ptr<std::int64_t>();
-  const auto per_view = std::ssize(tiles_);
-  for (const std::uint32_t tile : tiles) {
-    const auto position = std::lower_bound(tiles_.begin(), tiles_.end(), tile) - tiles_.begin();
-    *row++ = view_of(tile) * per_view + position;
+  for (const Sample& sample : samples) {
+    const auto position = std::lower_bound(tiles_.begin(), tiles_.end(), sample.tile) - tiles_.begin();
+    *row++ = position * views_ + static_cast<std::int64_t>(sample.view);
   }
-  return values_.view({-1, values_.size(2)}).index_select(0, rows);
+  return rows;
+}
+
+void FeatureCache::put(const std::vector<Sample>& samples, const torch::Tensor& rows) {
+  const torch::NoGradGuard no_gradients;
+  values_.index_copy_(0, rows_of(samples), rows.to(values_.scalar_type()));
+}
+
+torch::Tensor FeatureCache::gather(const std::vector<Sample>& samples) const {
+  return values_.index_select(0, rows_of(samples));
 }
 
 }  // namespace quadrat

@@ -30,6 +30,8 @@ void FinetuneOptions::validate() const {
           fmt::format("--batch_size is {}, but must be a multiple of --shards ({}): every batch takes as many tiles from "
                       "each shard",
                       batch_size, shards));
+  require(accumulate_batches >= 1,
+          fmt::format("--accumulate_batches is {}, but must be at least 1", accumulate_batches));
   require(sample_frac > 0 && sample_frac <= 1,
           fmt::format("--sample_frac is {}, but must be above 0 and at most 1", sample_frac));
   require(learning_rate >= 0, fmt::format("--learning_rate is {}, but must be above 0", learning_rate));
@@ -50,7 +52,7 @@ void FinetuneOptions::validate() const {
 
 double FinetuneOptions::effective_learning_rate() const {
   if (learning_rate > 0) return learning_rate;
-  const double scale = static_cast<double>(batch_size) / 64;  // Goyal et al., 2017: linear in the batch
+  const double scale = static_cast<double>(batch_size * accumulate_batches) / 64;  // Goyal et al., 2017: linear in the batch
   const bool from_scratch = pretrained_weights == "none";
   if (optimizer == "adamw") return (from_scratch || retraining_type == "last_only" ? 1e-3 : 1e-4) * scale;
   if (pretrained_model_type == "alexnet") return (retraining_type == "last_only" ? 0.01 : 0.005) * scale;

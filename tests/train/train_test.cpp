@@ -114,11 +114,11 @@ TEST(Checkpoint, brings_back_everything_bit_for_bit) {
   EXPECT_FALSE(read_checkpoint(path, *third, sgd).has_value());
 }
 
-TEST(FeatureCache, gathers_the_view_asked_for) {
-  FeatureCache cache({3, 5, 9}, 2, 1);
-  cache.view(0).copy_(torch::tensor({{30.F}, {50.F}, {90.F}}));
-  cache.view(1).copy_(torch::tensor({{31.F}, {51.F}, {91.F}}));
-  const auto rows = cache.gather({9, 3, 5}, [](std::uint32_t tile) { return tile == 3 ? 1 : 0; });
+TEST(FeatureCache, gathers_the_views_asked_for) {
+  FeatureCache cache({3, 5, 9}, 2, 1, torch::kFloat);
+  cache.put({{9, 1}, {3, 0}, {3, 1}}, torch::tensor({{91.F}, {30.F}, {31.F}}));
+  cache.put({{5, 0}, {5, 1}, {9, 0}}, torch::tensor({{50.F}, {51.F}, {90.F}}));
+  const auto rows = cache.gather({{9, 0}, {3, 1}, {5, 0}});
   EXPECT_TRUE(torch::equal(rows, torch::tensor({{90.F}, {31.F}, {50.F}})));
 }
 

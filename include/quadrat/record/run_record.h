@@ -56,7 +56,7 @@ struct RunRecord {
 };
 
 /// Replaces `path` atomically by the whole record (see replace_file), so that readers find a whole file always.
-/// Sets `updated`, `confusion`, and what is empty of `created`, `program` and `git_commit` (the last from this build).
+/// Sets `updated`, `confusion`, and what is empty of `created` and `git_commit` (from this build).
 /// @pre sizes agree: labels and predicted one a tile or none at all, probabilities tiles x classes, both < classes
 /// @throws IoError
 void write_run_record(const Path& path, RunRecord& record);

@@ -55,13 +55,17 @@ class Plan {
   Plan& operator=(Plan&&) noexcept;
 
   struct Result {
-    torch::Tensor features;  ///< [n, feature_count] float32: what the head sees
+    torch::Tensor features;  ///< [n, feature_count] float32: what the head sees, whatever comes before it
     torch::Tensor logits;    ///< [n, classes] float32
   };
 
   /// @param tiles [n, tile_px, tile_px, 3] RGB, row by row; n at most batch()
   /// @return views of buffers that the next call overwrites
   Result infer(std::span<const std::uint8_t> tiles);
+
+  /// As infer, of tiles that were augmented and normalised already. Not in kInt8.
+  /// @param tiles [n, 3, tile_px, tile_px] float32 in channels-last memory
+  Result infer(const torch::Tensor& tiles);
 
   /// As infer, taking note of the range of every layer's output; in a plan of
   /// kFp32 and batch kTilesAtOnce; tiles beyond whole groups of kTilesAtOnce are left out.

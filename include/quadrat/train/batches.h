@@ -14,47 +14,58 @@
 #include <vector>
 
 #include "quadrat/tiles/augment.h"
-#include "quadrat/tiles/shard_plan.h"
 #include "quadrat/tiles/tile_store.h"
 
 namespace quadrat {
 
-/// This rank's part of a global batch. The tensors are valid until the batch after the next is asked for.
+/// A tile under one of its augmentations, which are numbered.
+struct Sample {
+  std::uint32_t tile = 0;  ///< catalog index
+  std::uint64_t view = 0;
+};
+
+/// This rank's part of a batch. The tensors are valid until the batch after the next is asked for.
 struct Batch {
-  torch::Tensor input;               ///< [n, 3, S, S] float32, channels last
+  torch::Tensor input;               ///< [n, 3, S, S] float32, channels last; or what frozen layers make of that
   std::vector<std::uint32_t> tiles;  ///< n catalog indices
 };
 
-/// Decodes, augments and normalises the next batches on a thread of its own while this one is computed on.
-class BatchStream {
- public:
-  /// Which tiles are in step k: maybe none, where this rank's shards have run dry before others'.
-  using TilesOfStep = std::function<std::vector<std::uint32_t>(std::int64_t step)>;
-  /// Fills [side, side, 3] floats from the tile's pixels.
-  using Transform = std::function<void(const std::uint8_t* pixels, std::uint32_t tile, float* out)>;
+/// First step, and one past the last.
+using Steps = std::pair<std::int64_t, std::int64_t>;
 
+/// Which samples are in a step: maybe none, where this rank's shards have run dry before others'.
+using SamplesOfStep = std::function<std::vector<Sample>(std::int64_t step)>;
+
+/// Batches, one step after the other.
+class InputStream {
+ public:
+  virtual ~InputStream() = default;
+  /// Must not be asked for more often than there are steps. @throws what reading or decoding threw
+  virtual Batch next() = 0;
+};
+
+/// Decodes, augments and normalises the next batches on a thread of its own while this one is computed on.
+class BatchStream : public InputStream {
+ public:
   /// @param store is used by the stream's thread alone while the stream lives
-  /// @param steps first, and one past the last
-  BatchStream(TileStore& store, std::uint32_t side_px, TilesOfStep tiles, Transform transform,
-              std::pair<std::int64_t, std::int64_t> steps);
-  ~BatchStream();
+  /// @param augmented false: every view is the plain tile
+  BatchStream(TileStore& store, const TileTransform& transform, bool augmented, SamplesOfStep samples, Steps steps);
+  ~BatchStream() override;
   BatchStream(const BatchStream&) = delete;
   BatchStream& operator=(const BatchStream&) = delete;
 
-  /// The next step's batch. Must not be asked for more often than there are steps.
-  /// @throws what reading or decoding threw
-  Batch next();
+  Batch next() override;
 
  private:
-  void produce(std::pair<std::int64_t, std::int64_t> steps);
+  void produce(Steps steps);
   torch::Tensor buffer(std::int64_t step, std::int64_t rows);
 
   static constexpr std::size_t kAhead = 2;
 
   TileStore& store_;
-  std::int64_t side_px_;
-  TilesOfStep tiles_;
-  Transform transform_;
+  const TileTransform& transform_;
+  bool augmented_;
+  SamplesOfStep samples_;
   std::vector<torch::Tensor> buffers_;  ///< one each for what is computed on, what waits and what is being made
   std::mutex mutex_;
   std::condition_variable changed_;

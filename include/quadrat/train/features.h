@@ -3,10 +3,9 @@
 #include <torch/torch.h>
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
-#include "quadrat/base/files.h"
+#include "quadrat/train/batches.h"
 
 namespace quadrat {
 
@@ -15,21 +14,20 @@ namespace quadrat {
 class FeatureCache {
  public:
   /// @param tiles ascending @param views how many augmented versions of each tile @param width values a view
-  FeatureCache(std::vector<std::uint32_t> tiles, std::int64_t views, std::int64_t width);
+  FeatureCache(std::vector<std::uint32_t> tiles, std::int64_t views, std::int64_t width, torch::ScalarType dtype);
 
-  /// Rows of one view, to be filled: [tiles, width] float32.
-  torch::Tensor view(std::int64_t view) { return values_[view]; }
+  /// @param rows [n, width], one a sample
+  void put(const std::vector<Sample>& samples, const torch::Tensor& rows);
 
-  /// [n, width]: of each tile the view that `view_of` names.
-  torch::Tensor gather(const std::vector<std::uint32_t>& tiles,
-                       const std::function<std::int64_t(std::uint32_t tile)>& view_of) const;
-
-  const std::vector<std::uint32_t>& tiles() const { return tiles_; }
-  std::int64_t views() const { return values_.size(0); }
+  /// [n, width], one a sample.
+  torch::Tensor gather(const std::vector<Sample>& samples) const;
 
  private:
+  torch::Tensor rows_of(const std::vector<Sample>& samples) const;
+
   std::vector<std::uint32_t> tiles_;
-  torch::Tensor values_;  ///< [views, tiles, width]
+  std::int64_t views_;
+  torch::Tensor values_;  ///< [tiles * views, width]
 };
 
 }  // namespace quadrat

@@ -23,6 +23,7 @@ struct FinetuneOptions {
 
   std::int64_t num_epochs = 10;
   std::int64_t batch_size = 64;  ///< over all ranks
+  std::int64_t accumulate_batches = 1;  ///< batches whose gradients make one step
   std::int64_t shards = 16;
   std::string optimizer = "sgd";
   double learning_rate = 0;  ///< 0: by network, retraining and optimizer (see effective_learning_rate)

@@ -1,0 +1,67 @@
+#include "evaluation.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <span>
+
+namespace quadrat {
+
+namespace {
+
+/// Rows a forward pass without gradients takes at once: more leave the cache and get slower.
+constexpr std::int64_t kForwardRows = 16;
+
+}  // namespace
+
+std::vector<std::uint32_t> share_of_validation(const Session& session) {
+  const auto all = session.sets.validation.tiles.size();
+  const auto rank = static_cast<std::size_t>(session.ranks.rank());
+  const auto size = static_cast<std::size_t>(session.ranks.size());
+  std::vector<std::uint32_t> mine;
+  for (std::size_t i = all * rank / size; i < all * (rank + 1) / size; ++i) {
+    mine.push_back(static_cast<std::uint32_t>(i));
+  }
+  return mine;
+}
+
+Evaluation evaluate(const Session& session, Inputs& inputs, const std::vector<std::uint32_t>& tiles) {
+  session.network->eval();
+  const torch::NoGradGuard no_gradients;
+  const auto count = std::ssize(tiles);
+  const std::int64_t steps = (count + kForwardRows - 1) / kForwardRows;
+  const auto tiles_of = [&](std::int64_t step) {
+    const auto begin = tiles.begin() + step * kForwardRows;
+    return std::vector<std::uint32_t>(begin, std::min(begin + kForwardRows, tiles.end()));
+  };
+  const auto stream = inputs.stream(0, tiles_of, {0, steps});
+  std::array<double, 2> sums{};  // loss, wrong
+  std::vector<float> mine;
+  mine.reserve(tiles.size() * session.classes());
+  for (std::int64_t step = 0; step < steps; ++step) {
+    const Batch batch = stream->next();
+    torch::Tensor logits;
+    {
+      const Autocast autocast(session);
+      logits = session.network->trained_part(batch.input.to(session.device));
+    }
+    logits = logits.to(torch::kFloat);
+    const auto labels = session.labels_of(session.sets.validation, batch.tiles);
+    sums[0] += at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum).item<double>();
+    sums[1] += logits.argmax(1).ne(labels).sum().item<double>();
+    const auto probabilities = torch::softmax(logits, 1).cpu().contiguous();
+    const auto* values = probabilities.const_data_ptr<float>();
+    mine.insert(mine.end(), values, values + probabilities.numel());
+  }
+  session.ranks.sum(sums);
+  const auto all = static_cast<double>(session.sets.validation.tiles.size());
+  Evaluation evaluation{sums[0] / all, sums[1] / all, {}};
+  for (const Bytes& part : session.ranks.gather(std::as_bytes(std::span(mine)))) {
+    const auto old = evaluation.probabilities.size();
+    evaluation.probabilities.resize(old + part.size() / sizeof(float));
+    if (!part.empty()) std::memcpy(evaluation.probabilities.data() + old, part.data(), part.size());
+  }
+  return evaluation;
+}
+
+}  // namespace quadrat

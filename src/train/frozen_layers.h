@@ -1,0 +1,34 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "quadrat/score/plan.h"
+#include "session.h"
+
+namespace quadrat {
+
+/// The layers that are not trained, compiled for this CPU by scoring's plan: fused, prepacked, and a tile's features a
+/// function of the tile alone, whatever its company. On a GPU the network's own.
+class FrozenLayers {
+ public:
+  explicit FrozenLayers(const Session& session);
+
+  /// Values a tile: 512, 4096 or 9216.
+  static std::int64_t width(const ModelCard& card);
+
+  /// @param tiles [n, 3, S, S] float32, channels last @return [n, width] on the session's device
+  torch::Tensor features(const torch::Tensor& tiles);
+
+  /// Tiles that are best computed at once.
+  std::int64_t batch() const { return batch_; }
+
+ private:
+  const Session& session_;
+  std::int64_t batch_;
+  std::optional<score::Plan> plan_;
+};
+
+}  // namespace quadrat

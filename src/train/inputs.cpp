@@ -1,0 +1,135 @@
+#include "inputs.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "quadrat/base/log.h"
+#include "quadrat/base/progress.h"
+#include "quadrat/base/random.h"
+
+namespace quadrat {
+
+namespace {
+
+/// bf16 matrix products round their input to bf16 anyway: features kept so are the same to them, at half the memory.
+torch::ScalarType feature_type(const Session& session) { return session.bf16 ? torch::kBFloat16 : torch::kFloat; }
+
+bool is_augmented(const Session& session, Inputs::Use use) {
+  return use == Inputs::Use::kTraining && session.transform.augment() != Augment::kNone;
+}
+
+std::uint64_t views_of(const Session& session, Inputs::Use use) {
+  if (session.card.retraining == Retraining::kAll) return 0;
+  if (!is_augmented(session, use)) return 1;
+  return static_cast<std::uint64_t>(std::min(session.options.views, session.options.num_epochs));
+}
+
+/// Features out of the cache.
+class KeptFeatures : public InputStream {
+ public:
+  KeptFeatures(const FeatureCache& cache, SamplesOfStep samples, Steps steps)
+      : cache_(cache), samples_(std::move(samples)), step_(steps.first) {}
+
+  Batch next() override {
+    const auto samples = samples_(step_++);
+    Batch batch{cache_.gather(samples), {}};
+    for (const Sample& sample : samples) batch.tiles.push_back(sample.tile);
+    return batch;
+  }
+
+ private:
+  const FeatureCache& cache_;
+  SamplesOfStep samples_;
+  std::int64_t step_;
+};
+
+/// Features computed as they are asked for.
+class FreshFeatures : public InputStream {
+ public:
+  FreshFeatures(std::unique_ptr<InputStream> pixels, FrozenLayers& frozen, torch::ScalarType dtype)
+      : pixels_(std::move(pixels)), frozen_(frozen), dtype_(dtype) {}
+
+  Batch next() override {
+    Batch batch = pixels_->next();
+    batch.input = frozen_.features(batch.input).to(dtype_);
+    return batch;
+  }
+
+ private:
+  std::unique_ptr<InputStream> pixels_;
+  FrozenLayers& frozen_;
+  torch::ScalarType dtype_;
+};
+
+}  // namespace
+
+std::uint64_t Inputs::feature_bytes(const Session& session, std::size_t tiles, Use use) {
+  const auto width = static_cast<std::uint64_t>(FrozenLayers::width(session.card));
+  return tiles * views_of(session, use) * width * torch::elementSize(feature_type(session));
+}
+
+Inputs::Inputs(const Session& session, const Catalog& catalog, std::vector<std::uint32_t> tiles, Use use,
+               std::uint64_t memory_bytes)
+    : session_(session),
+      tiles_(std::move(tiles)),
+      augmented_(is_augmented(session, use)),
+      views_(views_of(session, use)) {
+  const std::string_view set = use == Use::kTraining ? "training" : "validation";
+  const std::uint64_t wanted = feature_bytes(session, tiles_.size(), use);
+  const bool keeps = views_ > 0 && wanted <= memory_bytes;
+  // Nobody looks at pixels again once the features are kept.
+  store_ = std::make_unique<TileStore>(catalog, tiles_, kTileSide_px,
+                                       StoreLimits{keeps ? 0 : memory_bytes, session.options.scratch});
+  if (views_ == 0) return;
+  frozen_ = std::make_unique<FrozenLayers>(session);
+  if (keeps) {
+    cache_ = std::make_unique<FeatureCache>(tiles_, static_cast<std::int64_t>(views_),
+                                            FrozenLayers::width(session.card), feature_type(session));
+    compute_all(set);
+    frozen_.reset();
+    store_.reset();
+  } else if (session.ranks.is_root()) {
+    log::line("the features of the {} tiles would take {:.2f} GB a rank and --memory_limit leaves {:.2f}: they are "
+              "computed anew each epoch",
+              set, static_cast<double>(wanted) / 1e9, static_cast<double>(memory_bytes) / 1e9);
+  }
+}
+
+void Inputs::compute_all(std::string_view what) {
+  const auto samples = tiles_.size() * views_;
+  const auto at_once = static_cast<std::size_t>(frozen_->batch());
+  const SamplesOfStep samples_of = [&](std::int64_t step) {
+    std::vector<Sample> of_step;
+    const auto begin = static_cast<std::size_t>(step) * at_once;
+    for (std::size_t i = begin; i < std::min(begin + at_once, samples); ++i) {
+      of_step.push_back({tiles_[i / views_], i % views_});
+    }
+    return of_step;
+  };
+  const auto steps = static_cast<std::int64_t>((samples + at_once - 1) / at_once);
+  BatchStream pixels(*store_, session_.transform, augmented_, samples_of, {0, steps});
+  Progress progress(fmt::format("features of the {} tiles", what), "tiles", samples, session_.ranks.is_root());
+  for (std::int64_t step = 0; step < steps; ++step) {
+    cache_->put(samples_of(step), frozen_->features(pixels.next().input).cpu());
+    progress.update(std::min(static_cast<std::uint64_t>(step + 1) * at_once, samples));
+  }
+}
+
+std::unique_ptr<InputStream> Inputs::stream(std::uint64_t epoch, TilesOfStep tiles, Steps steps) {
+  SamplesOfStep samples = [this, epoch, tiles = std::move(tiles)](std::int64_t step) {
+    std::vector<Sample> of_step;
+    for (const std::uint32_t tile : tiles(step)) {
+      std::uint64_t view = epoch;
+      if (views_ > 0) view = KeyedRandom({session_.seed, kStreamAugment, epoch, tile}).below(views_);
+      of_step.push_back({tile, view});
+    }
+    return of_step;
+  };
+  if (cache_) return std::make_unique<KeptFeatures>(*cache_, std::move(samples), steps);
+  auto pixels = std::make_unique<BatchStream>(*store_, session_.transform, augmented_, std::move(samples), steps);
+  if (views_ == 0) return pixels;
+  return std::make_unique<FreshFeatures>(std::move(pixels), *frozen_, feature_type(session_));
+}
+
+}  // namespace quadrat

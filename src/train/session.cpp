@@ -1,0 +1,122 @@
+#include "session.h"
+
+#include <ATen/autocast_mode.h>
+#include <malloc.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <thread>
+
+#include "quadrat/base/error.h"
+
+namespace quadrat {
+
+namespace {
+
+torch::Device choose_device(const FinetuneOptions& options, const mpi::Communicator& ranks) {
+  const bool gpu_usable = comm::has_nccl() && torch::cuda::is_available();
+  if (options.device == "cpu" || (options.device == "auto" && !gpu_usable)) return torch::kCPU;
+  if (!gpu_usable) {
+    throw DeviceError("use a GPU", "",
+                      comm::has_nccl() ? "this machine has none that CUDA can use" : "this build has no CUDA",
+                      "give --device cpu");
+  }
+  const mpi::Communicator host = ranks.split_by_host();
+  const auto gpus = static_cast<int>(torch::cuda::device_count());
+  return {torch::kCUDA, static_cast<c10::DeviceIndex>(host.rank() % gpus)};
+}
+
+bool choose_bf16(const FinetuneOptions& options, torch::Device device) {
+  if (options.precision != "auto") return options.precision == "bf16";
+#ifdef __x86_64__
+  return device.is_cuda() || __builtin_cpu_supports("avx512bf16") != 0;
+#else
+  return device.is_cuda();
+#endif
+}
+
+int choose_threads(const FinetuneOptions& options, const mpi::Communicator& ranks) {
+  if (options.threads > 0) return static_cast<int>(options.threads);
+  const int here = ranks.split_by_host().size();
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / here);
+}
+
+/// AlexNet's gradients are 228 MB a step: kept by the allocator they cost nothing, given back to the kernel and
+/// faulted in again they cost a third of the step.
+void keep_freed_memory() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+}
+
+}  // namespace
+
+Session::Session(const FinetuneOptions& given, const mpi::Communicator& all)
+    : options(given),
+      ranks(all),
+      seed(static_cast<std::uint64_t>(options.seed)),
+      device(choose_device(options, ranks)),
+      bf16(choose_bf16(options, device)),
+      threads(choose_threads(options, ranks)),
+      sets(list_training_sets(options.train, options.validation, options.sample_frac, seed, ranks)),
+      transform(kTileSide_px, kImageNetMean, kImageNetStd, parse_augment(options.augment), seed) {
+  at::set_num_threads(threads);
+  keep_freed_memory();
+  make_network();
+  all_reduce = device.is_cuda() ? comm::make_nccl_all_reduce(ranks, device.index())
+                                : comm::make_mpi_all_reduce(ranks);
+}
+
+void Session::make_network() {
+  card.architecture = parse_architecture(options.pretrained_model_type);
+  card.classes = sets.train.classes;
+  card.retraining = parse_retraining(options.retraining_type);
+  network = Network::create(card.architecture, std::ssize(card.classes), seed);
+  mpi::together(ranks, [&] {
+    if (!weights_given() || !ranks.is_root()) return;
+    const Path path = options.pretrained_weights;
+    load_weights(*network, read_weights(path), path);
+  });
+  // Everyone starts from rank 0's numbers, whatever its processor made of the random initialisation.
+  const torch::NoGradGuard no_gradients;
+  const auto from_root = [&](torch::Tensor tensor) {
+    Bytes bytes;
+    if (ranks.is_root()) bytes = to_stored("", tensor).data;
+    bytes = ranks.broadcast(std::move(bytes));
+    std::memcpy(tensor.mutable_data_ptr(), bytes.data(), bytes.size());
+  };
+  if (ranks.size() > 1) {
+    for (auto& parameter : network->parameters()) from_root(parameter);
+    for (auto& buffer : network->buffers()) from_root(buffer);
+  }
+  for (auto& parameter : network->parameters()) {
+    if (parameter.dim() == 4) parameter.set_data(parameter.contiguous(torch::MemoryFormat::ChannelsLast));
+  }
+  network->to(device);
+  network->set_retraining(card.retraining);
+  network->set_batch_norm(parse_batch_norm(options.batch_norm),
+                          [this](torch::Tensor& sums) { all_reduce->start(sums)->wait(); });
+}
+
+torch::Tensor Session::labels_of(const Catalog& catalog, const std::vector<std::uint32_t>& tiles) const {
+  auto labels = torch::empty({std::ssize(tiles)}, torch::kLong);
+  auto* label = labels.data_ptr<std::int64_t>();
+  for (const auto tile : tiles) *label++ = catalog.tiles[tile].label;
+  return labels.to(device);
+}
+
+Autocast::Autocast(const Session& session) : enabled_(session.bf16), device_(session.device.type()) {
+  if (!enabled_) return;
+  at::autocast::set_autocast_enabled(device_, true);
+  at::autocast::set_autocast_dtype(device_, torch::kBFloat16);
+  at::autocast::increment_nesting();
+}
+
+Autocast::~Autocast() {
+  if (!enabled_) return;
+  // The cache holds bf16 copies of weights that the next step changes.
+  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  at::autocast::set_autocast_enabled(device_, false);
+}
+
+}  // namespace quadrat

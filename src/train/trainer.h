@@ -1,0 +1,57 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "inputs.h"
+#include "quadrat/comm/gradient_reducer.h"
+#include "quadrat/tiles/shard_plan.h"
+#include "quadrat/train/checkpoint.h"
+#include "quadrat/train/optimizer.h"
+#include "quadrat/train/schedule.h"
+#include "session.h"
+
+namespace quadrat {
+
+/// Trains the network, epoch by epoch, together with the other ranks.
+class Trainer {
+ public:
+  Trainer(const Session& session, const ShardPlan& plan);
+
+  enum class End { kComplete, kAsked, kNotFinite };
+
+  /// Goes on from position.step, and keeps `position` up to date: afterwards its sums are those of all ranks.
+  /// Collective; all ranks end alike. @return kAsked where a signal came in between, kNotFinite where the loss is no
+  /// longer a number: the network is then as it was before that step
+  End run_epoch(Inputs& inputs, RunPosition& position);
+
+  Optimizer& optimizer() { return optimizer_; }
+  double learning_rate() const { return learning_rate_; }  ///< of the last step
+  /// Fraction of the last epoch's time that this rank waited for others.
+  double waiting_share() const { return waiting_share_; }
+
+ private:
+  void compute_gradients(const Batch& batch, std::int64_t tiles_in_step, RunPosition& position);
+  End step(InputStream& inputs, Steps batches, RunPosition& position);
+  void share_running_statistics();
+
+  const Session& session_;
+  const ShardPlan& plan_;
+  ShardPlan::Range shards_;
+  std::int64_t batches_per_step_;
+  LearningRateSchedule schedule_;
+  comm::GradientReducer reducer_;
+  Optimizer optimizer_;
+  torch::Tensor class_weights_;
+  double learning_rate_ = 0;
+  double waited_s_ = 0;
+  double waiting_share_ = 0;
+  bool finite_ = true;
+};
+
+/// Whether any rank was asked to stop by a signal. Collective.
+bool any_asked_to_stop(const mpi::Communicator& ranks);
+
+}  // namespace quadrat
