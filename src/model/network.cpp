@@ -16,7 +16,7 @@ nn::Conv2d convolution(std::int64_t in, std::int64_t out, std::int64_t kernel, s
   return nn::Conv2d(nn::Conv2dOptions(in, out, kernel).stride(stride).padding(padding).bias(bias));
 }
 
-/// In place: neither a convolution nor a normalisation needs its output again for its gradient.
+/// In place: a convolution does not need its output again for its gradient.
 torch::Tensor rectified(torch::Tensor values) { return values.relu_(); }
 
 /// A module that only groups others under a name.
@@ -93,8 +93,7 @@ class BasicBlock : public nn::Module {
 
   torch::Tensor forward(const torch::Tensor& input) {
     const auto shortcut = shortcut_conv_.is_empty() ? input : shortcut_bn_(shortcut_conv_(input));
-    const auto x = rectified(bn1_(conv1_(input)));
-    return rectified(bn2_(conv2_(x)).add_(shortcut));
+    return bn2_->forward_relu(conv2_(bn1_->forward_relu(conv1_(input))), shortcut);
   }
 
  private:
@@ -129,7 +128,7 @@ class ResNet18 : public Network {
 
  protected:
   torch::Tensor body(const torch::Tensor& input) override {
-    auto x = torch::max_pool2d(rectified(bn1_(conv1_(input))), 3, 2, 1);
+    auto x = bn1_->forward_relu_pool(conv1_(input));
     for (const auto& block : blocks_) x = block->forward(x);
     return torch::adaptive_avg_pool2d(x, {1, 1}).flatten(1);
   }
