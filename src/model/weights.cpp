@@ -112,6 +112,7 @@ WeightsFile to_weights_file(const Network& network, const ModelCard& card) {
       {"tile_px", fmt::format("{}", card.tile_px)},
       {"retraining_type", std::string(to_string(card.retraining))},
   };
+  if (!card.classifier.empty()) weights.metadata["classifier"] = card.classifier;
   return weights;
 }
 
@@ -132,6 +133,7 @@ ModelCard read_model_card(const WeightsFile& weights, const Path& path) {
     card.std = three_numbers(nlohmann::json::parse(value("std")));
     card.tile_px = nlohmann::json::parse(value("tile_px")).get<std::uint32_t>();
     card.retraining = parse_retraining(value("retraining_type"));
+    if (weights.metadata.contains("classifier")) card.classifier = value("classifier");
   } catch (const nlohmann::json::exception&) {
     throw InputError("use model", path.native(), "its metadata is not what quadrat writes",
                      "name a model that quadrat-finetune or quadrat-fit wrote");

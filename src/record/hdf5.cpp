@@ -597,6 +597,36 @@ std::vector<std::int64_t> read_matrix(const FileOnDisk& file, const std::string&
   return values;
 }
 
+void write_floats(hid_t parent, const char* name, std::span<const float> values, std::uint64_t columns,
+                  std::string_view description) {
+  const std::string action = fmt::format("write '{}'", name);
+  const hsize_t sizes[2] = {values.size() / columns, columns};
+  const Space space(H5Screate_simple(2, sizes, nullptr), action);
+  const Dataset dataset(H5Dcreate2(parent, name, H5T_IEEE_F32LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), action);
+  if (!values.empty()) check(H5Dwrite(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), action);
+  write_attribute(dataset, "description", description);
+}
+
+std::vector<float> read_float_rows(const FileOnDisk& file, const std::string& path, std::uint64_t columns,
+                                   std::uint64_t first, std::uint64_t last) {
+  const std::string action = fmt::format("read '{}'", path);
+  const Dataset dataset = open_dataset(file, path);
+  const std::vector<std::uint64_t> sizes = extent(file, dataset, path, 2);
+  if (sizes[0] < last || sizes[1] != columns) {
+    throw Failure(fmt::format("'{}' is {}x{}, but {} rows of {} are needed", path, sizes[0], sizes[1], last, columns));
+  }
+  check_chunks(file, dataset, path, {sizes[0], sizes[1]});
+  std::vector<float> values((last - first) * columns);
+  if (values.empty()) return values;
+  const hsize_t start[2] = {first, 0};
+  const hsize_t count[2] = {last - first, columns};
+  const Space from(H5Dget_space(dataset), action);
+  check(H5Sselect_hyperslab(from, H5S_SELECT_SET, start, nullptr, count, nullptr), action);
+  const Space to(H5Screate_simple(2, count, nullptr), action);
+  check(H5Dread(dataset, H5T_NATIVE_FLOAT, to, from, H5P_DEFAULT, values.data()), action);
+  return values;
+}
+
 bool has(hid_t file, const std::string& path) {
   for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
     const std::string part = path.substr(0, end);

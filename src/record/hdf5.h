@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -173,6 +174,13 @@ std::vector<std::string> read_strings(const FileOnDisk& file, const std::string&
 void write_matrix(hid_t parent, const char* name, const std::vector<std::int64_t>& values, std::size_t side,
                   std::string_view description);
 std::vector<std::int64_t> read_matrix(const FileOnDisk& file, const std::string& path, std::size_t side);
+
+/// [rows, columns] f4.
+void write_floats(hid_t parent, const char* name, std::span<const float> values, std::uint64_t columns,
+                  std::string_view description);
+/// Rows [first, last). @throws Failure where there are fewer, or other columns
+std::vector<float> read_float_rows(const FileOnDisk& file, const std::string& path, std::uint64_t columns,
+                                   std::uint64_t first, std::uint64_t last);
 
 Group create_group(hid_t parent, const char* name);
 /// Whether `path` leads through hard links to something in this very file.

@@ -119,6 +119,20 @@ class Builder {
     return put(std::move(layer), input);
   }
 
+  /// The last layer, or the forest in its place.
+  void head(const std::string& name, int input, std::int64_t features, std::int64_t classes) {
+    if (network_.card.classifier != kRandomForest) {
+      linear(name, input, features, classes, false);
+      return;
+    }
+    network_.forest = std::make_shared<const Forest>(Forest::from_weights(
+        weights_, static_cast<std::int32_t>(features), static_cast<std::int32_t>(classes), path_));
+    Layer layer;
+    layer.kind = Layer::Kind::kForest;
+    layer.name = "forest";
+    put(std::move(layer), input);
+  }
+
   FusedNetwork finish() { return std::move(network_); }
 
  private:
@@ -186,7 +200,7 @@ void build_resnet18(Builder& b, std::int64_t classes) {
   }
   x = b.average_pool(x, 1);
   x = b.flatten(x);
-  b.linear("fc", x, 512, classes, false);
+  b.head("fc", x, 512, classes);
 }
 
 void build_alexnet(Builder& b, std::int64_t classes, std::uint32_t tile_px) {
@@ -202,7 +216,7 @@ void build_alexnet(Builder& b, std::int64_t classes, std::uint32_t tile_px) {
   x = b.flatten(x);
   x = b.linear("classifier.1", x, 256 * 6 * 6, 4096, true, 6);
   x = b.linear("classifier.4", x, 4096, 4096, true);
-  b.linear("classifier.6", x, 4096, classes, false);
+  b.head("classifier.6", x, 4096, classes);
 }
 
 }  // namespace

@@ -100,6 +100,7 @@ struct Plan::Impl {
   std::vector<Step> trunk;  // up to the flattening: runs on kTilesAtOnce tiles
   std::vector<Step> dense;  // the rest but the head: runs on the whole batch
   Step head;                // always float32: its cost is nothing, and the probabilities are its
+  std::shared_ptr<const Forest> forest;  // where the head is one
   std::vector<at::Tensor> slots;
   at::Tensor input;     // [kTilesAtOnce, 3, side, side] channels-last
   at::Tensor flat;      // [batch, features of the trunk]
@@ -292,7 +293,8 @@ void Plan::Impl::run_step(const Step& step) {
       break;
     case Layer::Kind::kMaxPool: out = max_pooled(in, layer); break;
     case Layer::Kind::kAveragePool: out = averaged(in, step); break;
-    case Layer::Kind::kFlatten: break;
+    case Layer::Kind::kFlatten:
+    case Layer::Kind::kForest: break;
   }
   if (observed != nullptr) note(step);
 }
@@ -310,6 +312,7 @@ Plan::Plan(FusedNetwork network, Precision precision, std::int64_t batch, const 
   assert(precision != Precision::kInt8 || (calibration != nullptr && calibration->groups > 0));
   const torch::InferenceMode guard;
   impl_->card = network.card;
+  impl_->forest = network.forest;
   impl_->precision = precision;
   impl_->batch = (std::max<std::int64_t>(batch, 1) + kTilesAtOnce - 1) / kTilesAtOnce * kTilesAtOnce;
   impl_->compile(std::move(network), calibration);
@@ -346,7 +349,11 @@ Plan::Result Plan::Impl::infer(std::int64_t count,
   }
   for (const Impl::Step& step : dense) run_step(step);
   features.copy_(slots[static_cast<std::size_t>(head.layer.input)]);
-  at::addmm_out(logits, head.bias, features, head.packed.t());
+  if (forest) {
+    forest->log_probabilities(features.const_data_ptr<float>(), count, logits.mutable_data_ptr<float>());
+  } else {
+    at::addmm_out(logits, head.bias, features, head.packed.t());
+  }
   return {features.narrow(0, 0, count), logits.narrow(0, 0, count)};
 }
 

@@ -61,6 +61,7 @@ enum RandomStream : std::uint64_t {
   kStreamSample,
   kStreamSynth,
   kStreamSplit,
+  kStreamForest,
 };
 
 }  // namespace quadrat

@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "quadrat/model/network.h"
@@ -18,7 +19,11 @@ struct ModelCard {
   std::array<float, 3> std = kImageNetStd;
   std::uint32_t tile_px = kTileSide_px;
   Retraining retraining = Retraining::kAll;
+  std::string classifier;  ///< of quadrat-fit: logistic_regression or random_forest; empty for a fine-tuned network
 };
+
+/// The classifier whose model has a forest (see forest.h) where the network has its last layer.
+inline constexpr std::string_view kRandomForest = "random_forest";
 
 /// Copies a file's tensors into the network. The last layer is left as it is where the file's has another number of
 /// classes. Tensors of half precision are widened.

@@ -3,9 +3,11 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "quadrat/model/forest.h"
 #include "quadrat/model/weights.h"
 
 namespace quadrat::score {
@@ -22,6 +24,7 @@ struct Layer {
     kAveragePool,     ///< to [N, C, side, side], with `side` = 1 the mean over the map
     kFlatten,         ///< [N, C, H, W] -> [N, H * W * C], in the order channels-last memory has anyway
     kLinear,          ///< [N, F] -> [N, F']
+    kForest,          ///< [N, F] -> [N, classes], logarithms of probabilities; only as the head
   };
   Kind kind = Kind::kConvolution;
   std::string name;  ///< the weights' name in the file: "layer1.0.conv1"
@@ -42,6 +45,7 @@ struct FusedNetwork {
   ModelCard card;
   std::vector<Layer> layers;
   int slots = 0;
+  std::shared_ptr<const Forest> forest;  ///< of a head that is one
 };
 
 /// Builds the network from weights under torchvision's names, with batch norms folded into the convolutions before

@@ -1,0 +1,437 @@
+#include "quadrat/fit/fit.h"
+
+#include <fmt/format.h>
+#include <libdeflate.h>
+#include <opencv2/core/version.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "quadrat/base/error.h"
+#include "quadrat/base/log.h"
+#include "quadrat/base/progress.h"
+#include "quadrat/base/signals.h"
+#include "quadrat/base/text.h"
+#include "quadrat/base/version.h"
+#include "quadrat/fit/features.h"
+#include "quadrat/fit/logistic_regression.h"
+#include "quadrat/fit/random_forest.h"
+#include "quadrat/model/forest.h"
+#include "quadrat/model/network.h"
+#include "quadrat/model/weights.h"
+#include "quadrat/mpi/communicator.h"
+#include "quadrat/mpi/environment.h"
+#include "quadrat/record/feature_file.h"
+#include "quadrat/record/run_folder.h"
+#include "quadrat/score/network.h"
+#include "quadrat/score/plan.h"
+#include "quadrat/tiles/training_sets.h"
+
+namespace quadrat::fit {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+std::span<const float> values_of(const torch::Tensor& rows) {
+  return {rows.const_data_ptr<float>(), static_cast<std::size_t>(rows.numel())};
+}
+
+/// Which tiles, in which order, with which labels, and how large their files are: what changes when tiles are replaced
+/// and can be told without reading them. Packed tiles have checksums in the catalog.
+std::uint32_t checksum_of(const Catalog& catalog) {
+  Catalog nameless = catalog;
+  nameless.root.clear();
+  for (Tile& tile : nameless.tiles) {
+    std::error_code ignored;
+    if (tile.shard == Tile::kOwnFile) {
+      tile.size_bytes = static_cast<std::uint32_t>(std::filesystem::file_size(catalog.root / tile.name, ignored));
+    }
+  }
+  const Bytes bytes = nameless.serialize();
+  return libdeflate_crc32(0, bytes.data(), bytes.size());
+}
+
+/// One rank's share of a run.
+class Fitter {
+ public:
+  Fitter(const FitOptions& options, const Settings& config, const mpi::Communicator& ranks, const RunFolder& folder)
+      : options_(options),
+        ranks_(ranks),
+        folder_(folder),
+        seed_(static_cast<std::uint64_t>(options.seed)),
+        sets_(list_training_sets(options.train, options.validation, options.sample_frac, seed_, ranks)) {
+    card_.architecture = parse_architecture(options.pretrained_model_type);
+    card_.classes = sets_.train.classes;
+    card_.retraining = Retraining::kLastOnly;
+    card_.classifier = options.classifier;
+    mpi::together(ranks_, [&] {
+      if (ranks_.is_root()) load_network();
+    });
+    choose_precision();
+    describe(config);
+  }
+
+  int run();
+
+ private:
+  struct Set {
+    const Catalog* tiles;
+    const char* name;
+    torch::Tensor labels;         ///< [rows] int64, of this rank's share
+    torch::Tensor features;       ///< [rows, width] float32, of this rank's share
+    std::vector<float> probabilities;  ///< rank 0: [tiles, classes]
+    double loss = 0;
+    double error = 0;
+  };
+
+  void load_network();                      // rank 0
+  void choose_precision();
+  void describe(const Settings& config);
+  Settings made_of() const;                 // rank 0
+  bool has_features() const;                // rank 0
+  void make_features();
+  void read_features();
+  void classify();
+  void evaluate(Set& set) const;
+  void write_record(RunStatus status);      // rank 0
+  void write_model();                       // rank 0
+  void print_summary(double seconds) const;  // rank 0
+
+  std::int64_t classes() const { return std::ssize(card_.classes); }
+  std::int64_t width() const { return score::feature_count(card_.architecture); }
+
+  const FitOptions& options_;
+  const mpi::Communicator& ranks_;
+  const RunFolder& folder_;
+  std::uint64_t seed_;
+  TrainingSets sets_;
+  ModelCard card_;
+  std::shared_ptr<Network> network_;        ///< rank 0
+  WeightsFile weights_;                     ///< rank 0: of the network
+  score::Precision precision_ = score::Precision::kFp32;
+  Set train_{&sets_.train, "train", {}, {}, {}, 0, 0};
+  Set validation_{&sets_.validation, "validation", {}, {}, {}, 0, 0};
+  std::optional<Forest> forest_;
+  torch::Tensor weight_, bias_;             ///< float32, of logistic regression
+  RunRecord record_;                        ///< rank 0
+  EpochRow row_;
+};
+
+void Fitter::load_network() {
+  network_ = Network::create(card_.architecture, classes(), seed_);
+  if (options_.pretrained_weights != "none") {
+    const Path path = options_.pretrained_weights;
+    load_weights(*network_, read_weights(path), path);
+  } else {
+    log::warn("no --pretrained_weights given: features are those of a randomly initialised {}",
+              options_.pretrained_model_type);
+  }
+  // Of the last layer nothing is used; zeros keep the fingerprint of the rest its own.
+  const torch::NoGradGuard no_gradients;
+  for (auto& parameter : network_->last_layer()->parameters()) parameter.zero_();
+  ModelCard trunk = card_;
+  trunk.classifier.clear();
+  weights_ = to_weights_file(*network_, trunk);
+}
+
+void Fitter::choose_precision() {
+  const auto all = [&](bool (*can)(score::Precision)) {
+    return ranks_.min(can(score::Precision::kBf16) ? std::int64_t{1} : std::int64_t{0}) == 1;
+  };
+  const bool is_accelerated = all(score::is_accelerated);
+  const bool is_supported = all(score::is_supported);
+  if (options_.precision == "bf16" && !is_supported) {
+    throw Error::shared(ErrorKind::kUsage,
+                        "--precision is bf16, but not every rank's CPU has AVX-512; give --precision fp32");
+  }
+  const bool bf16 = options_.precision == "bf16" || (options_.precision == "auto" && is_accelerated);
+  precision_ = bf16 ? score::Precision::kBf16 : score::Precision::kFp32;
+}
+
+void Fitter::describe(const Settings& config) {
+  record_.name = options_.output_model_name;
+  record_.program = "quadrat-fit";
+  record_.git_commit = git_commit();
+  record_.created = utc_now();
+  record_.config = config;
+  record_.classes = card_.classes;
+  const auto hosts = ranks_.sum(static_cast<std::int64_t>(ranks_.split_by_host().is_root() ? 1 : 0));
+  int version = 0;
+  int subversion = 0;
+  MPI_Get_version(&version, &subversion);
+  record_.environment = {{"ranks", fmt::format("{}", ranks_.size())},
+                         {"hosts", fmt::format("{}", hosts)},
+                         {"device", "cpu"},
+                         {"threads_per_rank", "1"},
+                         {"precision", score::to_string(precision_)},
+                         {"initial_weights", options_.pretrained_weights == "none" ? "random" : options_.pretrained_weights},
+                         {"quadrat", std::string(quadrat::version())},
+                         {"libtorch", TORCH_VERSION},
+                         {"opencv", CV_VERSION},
+                         {"mpi_standard", fmt::format("{}.{}", version, subversion)}};
+  for (const Tile& tile : sets_.validation.tiles) {
+    record_.validation.tiles.push_back(tile.name);
+    record_.validation.labels.push_back(static_cast<std::uint16_t>(tile.label));
+  }
+}
+
+Settings Fitter::made_of() const {
+  std::uint32_t weights_crc = 0;
+  for (const StoredTensor& tensor : weights_.tensors) {
+    weights_crc = libdeflate_crc32(weights_crc, tensor.data.data(), tensor.data.size());
+  }
+  return {{"pretrained_model_type", options_.pretrained_model_type},
+          {"weights_crc32", fmt::format("0x{:08x}", weights_crc)},
+          {"training_tiles_crc32", fmt::format("0x{:08x}", checksum_of(sets_.train))},
+          {"validation_tiles_crc32", fmt::format("0x{:08x}", checksum_of(sets_.validation))},
+          {"precision", score::to_string(precision_)}};
+}
+
+bool Fitter::has_features() const {
+  std::error_code ignored;
+  if (options_.features.empty() || !std::filesystem::exists(options_.features, ignored)) return false;
+  const Settings found = read_features_made_of(options_.features);
+  for (const auto& [name, value] : made_of()) {
+    const auto it = std::find_if(found.begin(), found.end(), [&, &key = name](const auto& pair) { return pair.first == key; });
+    const std::string before = it == found.end() ? "" : it->second;
+    if (before == value) continue;
+    throw InputError("use features in", options_.features.native(),
+                     fmt::format("they were made with another {} ('{}', now '{}')", name, printable(before), value),
+                     "name another file for these, or remove that one");
+  }
+  return true;
+}
+
+void Fitter::make_features() {
+  Bytes model;
+  if (ranks_.is_root() && ranks_.size() > 1) model = to_safetensors(weights_);
+  model = ranks_.broadcast(std::move(model));
+  std::optional<score::Plan> plan;
+  mpi::together(ranks_, [&] {
+    const Path from = options_.pretrained_weights;
+    ModelCard trunk = card_;
+    trunk.classifier.clear();
+    WeightsFile weights = ranks_.size() > 1 ? parse_weights(model) : weights_;
+    plan.emplace(score::fuse_network(std::move(weights), trunk, from), precision_,
+                 score::Plan::suitable_batch(card_.architecture));
+  });
+  Bytes().swap(model);
+  for (Set* set : {&train_, &validation_}) {
+    mpi::together(ranks_, [&] {
+      set->features = compute_features(*plan, *set->tiles, ranks_, fmt::format("features of the {} tiles", set->name));
+    });
+  }
+}
+
+void Fitter::read_features() {
+  for (Set* set : {&train_, &validation_}) {
+    mpi::together(ranks_, [&] {
+      const auto [first, last] = share_of(set->tiles->tiles.size(), ranks_);
+      const auto rows = read_feature_rows(options_.features, set->name, static_cast<std::uint64_t>(width()), first, last);
+      set->features = torch::empty({static_cast<std::int64_t>(last - first), width()}, torch::kFloat);
+      std::copy(rows.begin(), rows.end(), set->features.mutable_data_ptr<float>());
+    });
+  }
+}
+
+/// Keeps the features, where that is asked for.
+void write_feature_file(const Path& path, const Settings& made_of, const TrainingSets& sets, const torch::Tensor& train,
+                        const torch::Tensor& validation) {
+  FeatureFile file;
+  file.made_of = made_of;
+  file.classes = sets.train.classes;
+  file.width = train.size(1);
+  const auto describe = [](const Catalog& catalog, FeatureFile::Set& set) {
+    for (const Tile& tile : catalog.tiles) {
+      set.tiles.push_back(tile.name);
+      set.labels.push_back(static_cast<std::uint16_t>(tile.label));
+    }
+  };
+  describe(sets.train, file.train);
+  describe(sets.validation, file.validation);
+  write_features(path, file, values_of(train), values_of(validation));
+}
+
+void Fitter::classify() {
+  if (options_.classifier == kRandomForest) {
+    const torch::Tensor all = broadcast_rows(gather_rows(train_.features, ranks_), width(), ranks_);
+    std::vector<std::int32_t> labels;
+    for (const Tile& tile : sets_.train.tiles) labels.push_back(tile.label);
+    forest_ = fit_random_forest(values_of(all), labels, static_cast<std::int32_t>(width()),
+                                static_cast<std::int32_t>(classes()), {options_.trees, options_.depth, seed_}, ranks_);
+    return;
+  }
+  const LogisticRegression found = fit_logistic_regression(train_.features, train_.labels, classes(), options_.l2,
+                                                           options_.max_iterations, ranks_);
+  weight_ = found.weight.to(torch::kFloat);
+  bias_ = found.bias.to(torch::kFloat);
+  record_.environment.emplace_back("iterations", fmt::format("{}", found.iterations));
+  record_.environment.emplace_back("objective", fmt::format("{}", found.objective));
+  if (!ranks_.is_root()) return;
+  log::line("logistic regression: objective {:.6f} after {} iterations", found.objective, found.iterations);
+  if (!found.has_converged) log::warn("that is not the optimum; raise --max_iterations for it");
+}
+
+void Fitter::evaluate(Set& set) const {
+  auto logits = torch::empty({set.features.size(0), classes()}, torch::kFloat);
+  if (forest_) {
+    forest_->log_probabilities(set.features.const_data_ptr<float>(), set.features.size(0), logits.mutable_data_ptr<float>());
+  } else {
+    logits = torch::addmm(bias_, set.features, weight_.t());
+  }
+  std::array<double, 2> sums{torch::cross_entropy_loss(logits.to(torch::kDouble), set.labels, {}, at::Reduction::Sum).item<double>(),
+                             logits.argmax(1).ne(set.labels).sum().item<double>()};
+  ranks_.sum(sums);
+  const auto tiles = static_cast<double>(set.tiles->tiles.size());
+  set.loss = sums[0] / tiles;
+  set.error = sums[1] / tiles;
+  const std::vector<float> mine = score::probabilities(logits);
+  for (const Bytes& part : ranks_.gather(std::as_bytes(std::span(mine)))) {
+    const std::size_t old = set.probabilities.size();
+    set.probabilities.resize(old + part.size() / sizeof(float));
+    if (!part.empty()) std::memcpy(set.probabilities.data() + old, part.data(), part.size());
+  }
+}
+
+void Fitter::write_record(RunStatus status) {
+  record_.status = status;
+  RunRecord record = record_;
+  if (status == RunStatus::kComplete) {
+    record.epochs = {row_};
+    record.kept_epoch = row_.epoch;
+    record.validation.probabilities = validation_.probabilities;
+    const auto columns = static_cast<std::ptrdiff_t>(classes());
+    for (auto row = validation_.probabilities.cbegin(); row != validation_.probabilities.cend(); row += columns) {
+      record.validation.predicted.push_back(static_cast<std::uint16_t>(std::max_element(row, row + columns) - row));
+    }
+    folder_.write_predictions(record.validation, record.classes);
+  } else {
+    record.validation = {};
+  }
+  write_run_record(folder_.record(), record);
+}
+
+void Fitter::write_model() {
+  const std::string last = network_->last_layer_name();
+  WeightsFile model = std::move(weights_);
+  if (forest_) {
+    std::erase_if(model.tensors, [&](const StoredTensor& tensor) { return tensor.name.starts_with(last + "."); });
+    forest_->add_to(model);
+  } else {
+    for (StoredTensor& tensor : model.tensors) {
+      if (tensor.name == last + ".weight") tensor = to_stored(tensor.name, weight_);
+      if (tensor.name == last + ".bias") tensor = to_stored(tensor.name, bias_);
+    }
+  }
+  model.metadata["classifier"] = card_.classifier;
+  write_safetensors(folder_.model(), model);
+  folder_.write_labels_and_info(record_.classes, {{"output_model_name", options_.output_model_name},
+                                                  {"model_source", "fit"},
+                                                  {"pretrained_model_type", options_.pretrained_model_type},
+                                                  {"classifier", options_.classifier}});
+}
+
+void Fitter::print_summary(double seconds) const {
+  fmt::print("run                {}\n", folder_.path().native());
+  fmt::print("classifier         {} on {} features of {}, {} weights\n", options_.classifier, width(),
+             options_.pretrained_model_type, options_.pretrained_weights == "none" ? "randomly initialised" : "pretrained");
+  fmt::print("tiles              {} to learn from, {} to validate, {} classes\n", sets_.train.tiles.size(),
+             sets_.validation.tiles.size(), classes());
+  fmt::print("training error     {:.2f} %\n", 100 * train_.error);
+  fmt::print("validation error   {:.2f} %\n", 100 * validation_.error);
+  fmt::print("time               {} on {} rank{}, {}\n", format_duration(seconds), ranks_.size(),
+             ranks_.size() == 1 ? "" : "s", score::to_string(precision_));
+  std::fflush(stdout);
+}
+
+int Fitter::run() {
+  const torch::NoGradGuard no_gradients;
+  const auto start = Clock::now();
+  std::int64_t found = 0;
+  mpi::together(ranks_, [&] {
+    if (!ranks_.is_root()) return;
+    found = has_features() ? 1 : 0;
+    folder_.prepare();
+    write_record(RunStatus::kRunning);
+  });
+  found = ranks_.sum(found);
+  for (Set* set : {&train_, &validation_}) {
+    const auto [first, last] = share_of(set->tiles->tiles.size(), ranks_);
+    set->labels = torch::empty({static_cast<std::int64_t>(last - first)}, torch::kLong);
+    auto* label = set->labels.mutable_data_ptr<std::int64_t>();
+    for (std::size_t i = first; i < last; ++i) *label++ = set->tiles->tiles[i].label;
+  }
+  if (found != 0) {
+    if (ranks_.is_root()) log::line("features of '{}' are used again", options_.features.native());
+    read_features();
+  } else {
+    make_features();
+  }
+  if (ranks_.max(stop_signal()) != 0) {
+    mpi::together(ranks_, [&] {
+      if (ranks_.is_root()) write_record(RunStatus::kInterrupted);
+    });
+    if (ranks_.is_root()) log::line("stopped by a signal; the same command starts again");
+    return kExitInterrupted;
+  }
+  if (found == 0 && !options_.features.empty()) {
+    const torch::Tensor train = gather_rows(train_.features, ranks_);
+    const torch::Tensor validation = gather_rows(validation_.features, ranks_);
+    mpi::together(ranks_, [&] {
+      if (ranks_.is_root()) write_feature_file(options_.features, made_of(), sets_, train, validation);
+    });
+  }
+  const double feature_seconds = seconds_since(start);
+  classify();
+  evaluate(train_);
+  evaluate(validation_);
+  row_ = {1, train_.loss, train_.error, validation_.loss, validation_.error, 0, seconds_since(start), 0};
+  row_.tiles_per_s = static_cast<double>(sets_.train.tiles.size()) / row_.seconds;
+  record_.environment.emplace_back("features", found != 0 ? "used again" : "computed");
+  record_.environment.emplace_back("feature_seconds", fmt::format("{:.3f}", feature_seconds));
+  mpi::together(ranks_, [&] {
+    if (!ranks_.is_root()) return;
+    write_model();
+    write_record(RunStatus::kComplete);
+  });
+  if (ranks_.is_root()) print_summary(row_.seconds);
+  return kExitDone;
+}
+
+}  // namespace
+
+int fit(const FitOptions& options, const Settings& config) {
+  catch_stop_signals();
+  const mpi::Environment environment;
+  const mpi::Communicator ranks = mpi::Communicator::world();
+  log::set_origin("quadrat-fit", ranks.size() > 1 ? ranks.rank() : -1);
+  // One rank a core: see README.
+  at::set_num_threads(1);
+  const RunFolder folder(options.runs, options.output_model_name);
+  std::int64_t is_complete = 0;
+  mpi::together(ranks, [&] {
+    if (!ranks.is_root()) return;
+    const auto earlier = folder.look(config, may_change_on_resume);
+    if (earlier == RunFolder::Found::kUnfinished && options.resume == "never") {
+      throw InputError("start run", folder.path().native(), "an unfinished run of that name is there",
+                       "give --resume auto to start it again, or remove that folder");
+    }
+    is_complete = earlier == RunFolder::Found::kComplete ? 1 : 0;
+  });
+  if (ranks.sum(is_complete) != 0) {
+    if (ranks.is_root()) fmt::print("run {} is complete; nothing to do\n", folder.path().native());
+    return kExitDone;
+  }
+  return Fitter(options, config, ranks, folder).run();
+}
+
+}  // namespace quadrat::fit
