@@ -19,15 +19,22 @@ def need_real_tiles():
     sys.exit(0)
 
 
-def command(program, *arguments, ranks=None):
+# Root reads and writes whatever the permissions are, unless it gives that right up.
+WITHIN_PERMISSIONS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+
+def command(program, *arguments, ranks=None, within_permissions=False):
     words = [os.path.join(BIN, program), *map(str, arguments)]
+    if within_permissions:
+        words = WITHIN_PERMISSIONS + words
     if ranks is not None:
         words = ["mpirun", "-n", str(ranks), *words]
     return words
 
 
-def run(program, *arguments, ranks=None, expect=0, **keywords):
-    done = subprocess.run(command(program, *arguments, ranks=ranks), capture_output=True, text=True, **keywords)
+def run(program, *arguments, ranks=None, expect=0, within_permissions=False, **keywords):
+    words = command(program, *arguments, ranks=ranks, within_permissions=within_permissions)
+    done = subprocess.run(words, capture_output=True, text=True, **keywords)
     assert done.returncode == expect, f"{program} {arguments}: exit {done.returncode}, not {expect}\n{done.stdout}{done.stderr}"
     return done
 
@@ -44,9 +51,9 @@ class InFolder(unittest.TestCase):
         os.chdir(self.before)
         shutil.rmtree(self.folder)
 
-    def fails(self, status, *parts, program, arguments, ranks=None):
+    def fails(self, status, *parts, program, arguments, ranks=None, within_permissions=False):
         """Ends with the status and one line on stderr that holds every part."""
-        done = run(program, *arguments, ranks=ranks, expect=status)
+        done = run(program, *arguments, ranks=ranks, expect=status, within_permissions=within_permissions)
         # Where /sys is not mounted (a bare tree), Open MPI's hwloc says so before the program can.
         lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("[hwloc/")]
         if ranks is not None:  # mpirun adds its own
