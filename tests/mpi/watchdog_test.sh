@@ -16,7 +16,7 @@ exits 137 mpirun -n 3 "$program" kill
 says err 'rank 2'
 
 exits 0 mpirun -n 3 "$program" sleep
-says out done
+says out 'done'
 
 # All ranks stopped for longer than the watchdog, one after the other going on.
 mpirun -n 3 "$program" sleep >"$scratch/out" 2>"$scratch/err" &
@@ -36,6 +36,6 @@ done
 status=0
 wait "$job" || status=$?
 holds "$status" = 0
-says out done
+says out 'done'
 says_not err 'no sign of life'
 passed
