@@ -103,15 +103,18 @@ attempt() {
   return "$status"
 }
 
+# Of an array, this task alone: its number by itself may stand for all of them.
+job_id=${SLURM_JOB_ID:-}
+if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job_id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+
 job_is_running() {
-  case $(scontrol show job "$SLURM_JOB_ID" 2>/dev/null) in *JobState=RUNNING*) return 0 ;; esac
+  case $(scontrol show job "$job_id" 2>/dev/null) in *JobState=RUNNING*) return 0 ;; esac
   return 1
 }
 
-# Back into the queue, this task alone where it is one of an array. Ends the script.
+# Back into the queue. Ends the script.
 requeue() {
-  local id=$SLURM_JOB_ID try
-  if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+  local try
   trap '' TERM USR1
   if ((${SLURM_RESTART_COUNT:-0} >= max_requeues)); then
     say "it was requeued $max_requeues times; submit it again to go on"
@@ -119,7 +122,7 @@ requeue() {
   fi
   # The controller may just be restarting.
   for try in 1 2 3 4 5 6 7 8 9 10; do
-    if scontrol requeue "$id"; then
+    if scontrol requeue "$job_id"; then
       say "requeued ($1)"
       exit 75
     fi
