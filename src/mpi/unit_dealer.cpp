@@ -1,6 +1,5 @@
 #include "quadrat/mpi/unit_dealer.h"
 
-#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <thread>
@@ -8,42 +7,74 @@
 namespace quadrat::mpi {
 
 namespace {
-constexpr int kCounter = 0;
-constexpr int kDone = 1;
 constexpr int kRoot = 0;
+constexpr int kToRoot = 1;
+constexpr int kAnswer = 2;
+// What the root is told; anything from 0 on is a number of tiles done. One tag for all, so that
+// they arrive in order.
+constexpr std::int64_t kAsk = -1;
+constexpr std::int64_t kStop = -2;
+constexpr std::int64_t kWaiting = -3;
 constexpr std::int64_t kNoMore = std::int64_t{1} << 60;
 }  // namespace
 
 UnitDealer::UnitDealer(const Communicator& ranks, std::uint64_t units)
-    : comm_(ranks.get()), is_root_(ranks.is_root()), units_(units) {
-  constexpr MPI_Aint kCells = 2;
-  const MPI_Aint bytes = is_root_ ? kCells * static_cast<MPI_Aint>(sizeof(std::int64_t)) : 0;
-  check(MPI_Win_allocate(bytes, sizeof(std::int64_t), MPI_INFO_NULL, comm_, &memory_, &window_),
-             "MPI_Win_allocate");
-  check(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_), "MPI_Win_lock_all");
-  if (is_root_) {
-    std::fill_n(memory_, kCells, 0);
-    check(MPI_Win_sync(window_), "MPI_Win_sync");
-  }
-  check(MPI_Barrier(comm_), "MPI_Barrier");
+    : ranks_(ranks.duplicate()), units_(units) {
   ask();
 }
 
 UnitDealer::~UnitDealer() {
-  // Where an exception is on its way other ranks do not take part: the job is about to be aborted.
-  if (std::uncaught_exceptions() > 0) return;
-  MPI_Win_unlock_all(window_);
-  MPI_Win_free(&window_);
+  if (answer_ == MPI_REQUEST_NULL) return;
+  // An exception is on its way: MPI must not write to where this object was.
+  MPI_Cancel(&answer_);
+  MPI_Request_free(&answer_);
+}
+
+/// Eight bytes are below every MPI library's limit for messages that it takes without waiting for
+/// the receiver.
+void UnitDealer::tell_root(std::int64_t what) {
+  check(MPI_Send(&what, 1, MPI_INT64_T, kRoot, kToRoot, ranks_.get()), "MPI_Send");
 }
 
 void UnitDealer::ask() {
-  // Static: MPI may read it until the flush in next().
-  static constexpr std::int64_t kOne = 1;
-  check(MPI_Fetch_and_op(&kOne, &asked_, MPI_INT64_T, kRoot, kCounter, MPI_SUM, window_), "MPI_Fetch_and_op");
+  if (ranks_.is_root()) {
+    asked_ = next_++;
+    return;
+  }
+  check(MPI_Irecv(&asked_, 1, MPI_INT64_T, kRoot, kAnswer, ranks_.get(), &answer_), "MPI_Irecv");
+  tell_root(kAsk);
+}
+
+void UnitDealer::serve() {
+  for (;;) {
+    int found = 0;
+    MPI_Status status;
+    check(MPI_Iprobe(MPI_ANY_SOURCE, kToRoot, ranks_.get(), &found, &status), "MPI_Iprobe");
+    if (found == 0) return;
+    std::int64_t what = 0;
+    check(MPI_Recv(&what, 1, MPI_INT64_T, status.MPI_SOURCE, kToRoot, ranks_.get(),
+                   MPI_STATUS_IGNORE),
+          "MPI_Recv");
+    if (what == kAsk) {
+      const std::int64_t number = next_++;
+      check(MPI_Send(&number, 1, MPI_INT64_T, status.MPI_SOURCE, kAnswer, ranks_.get()),
+            "MPI_Send");
+    } else if (what == kStop) {
+      next_ = kNoMore;
+    } else if (what == kWaiting) {
+      ++waiting_ranks_;
+    } else {
+      done_ += static_cast<std::uint64_t>(what);
+    }
+  }
 }
 
 std::optional<std::uint64_t> UnitDealer::next() {
-  check(MPI_Win_flush(kRoot, window_), "MPI_Win_flush");
+  if (ranks_.is_root()) {
+    serve();
+  } else {
+    check(MPI_Wait(&answer_, MPI_STATUS_IGNORE), "MPI_Wait");
+  }
   const auto got = static_cast<std::uint64_t>(asked_);
   if (got >= units_) return std::nullopt;
   ask();
@@ -51,32 +82,49 @@ std::optional<std::uint64_t> UnitDealer::next() {
 }
 
 void UnitDealer::poll() {
+  if (ranks_.is_root()) return serve();
   int found = 0;
-  check(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &found, MPI_STATUS_IGNORE), "MPI_Iprobe");
+  check(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, ranks_.get(), &found, MPI_STATUS_IGNORE),
+        "MPI_Iprobe");
 }
 
 void UnitDealer::add_done(std::uint64_t tiles) {
-  const auto value = static_cast<std::int64_t>(tiles);
-  check(MPI_Accumulate(&value, 1, MPI_INT64_T, kRoot, kDone, 1, MPI_INT64_T, MPI_SUM, window_), "MPI_Accumulate");
-  check(MPI_Win_flush_local(kRoot, window_), "MPI_Win_flush_local");
+  if (ranks_.is_root()) {
+    done_ += tiles;
+  } else {
+    tell_root(static_cast<std::int64_t>(tiles));
+  }
 }
 
 std::uint64_t UnitDealer::done() {
-  check(MPI_Win_sync(window_), "MPI_Win_sync");
-  return static_cast<std::uint64_t>(memory_[kDone]);
+  serve();
+  return done_;
 }
 
 void UnitDealer::stop_all() {
-  check(MPI_Accumulate(&kNoMore, 1, MPI_INT64_T, kRoot, kCounter, 1, MPI_INT64_T, MPI_SUM, window_),
-             "MPI_Accumulate");
-  check(MPI_Win_flush(kRoot, window_), "MPI_Win_flush");
+  if (ranks_.is_root()) {
+    next_ = kNoMore;
+  } else {
+    tell_root(kStop);
+  }
 }
 
-void UnitDealer::begin_wait() { check(MPI_Ibarrier(comm_, &wait_), "MPI_Ibarrier"); }
+void UnitDealer::begin_wait() {
+  if (!ranks_.is_root()) tell_root(kWaiting);
+}
 
 bool UnitDealer::wait_is_over() {
-  int over = 0;
-  check(MPI_Test(&wait_, &over, MPI_STATUS_IGNORE), "MPI_Test");
+  int over = 1;
+  if (ranks_.is_root()) serve();
+  // A number asked for and not taken is on its way.
+  if (answer_ != MPI_REQUEST_NULL) check(MPI_Test(&answer_, &over, MPI_STATUS_IGNORE), "MPI_Test");
+  const bool may_go = over != 0 && (!ranks_.is_root() || waiting_ranks_ == ranks_.size() - 1);
+  if (may_go && !has_begun_to_wait_) {
+    check(MPI_Ibarrier(ranks_.get(), &wait_), "MPI_Ibarrier");
+    has_begun_to_wait_ = true;
+  }
+  over = 0;
+  if (has_begun_to_wait_) check(MPI_Test(&wait_, &over, MPI_STATUS_IGNORE), "MPI_Test");
   if (over == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return over != 0;
 }

@@ -34,7 +34,9 @@ TEST(UnitDealer, deals_every_number_to_one_rank) {
   }
   ranks.sum(taken);
   EXPECT_EQ(taken, std::vector<double>(kUnits, 1.0));
-  if (ranks.is_root()) EXPECT_EQ(done, 2 * kUnits);
+  if (ranks.is_root()) {
+    EXPECT_EQ(done, 2 * kUnits);
+  }
 }
 
 TEST(UnitDealer, gives_less_to_a_slow_rank) {
@@ -48,7 +50,9 @@ TEST(UnitDealer, gives_less_to_a_slow_rank) {
   }
   dealer.wait_for_all([] {});
   EXPECT_EQ(ranks.sum(mine), static_cast<std::int64_t>(kUnits));
-  if (is_slow) EXPECT_LT(mine, static_cast<std::int64_t>(kUnits) / ranks.size());
+  if (is_slow) {
+    EXPECT_LT(mine, static_cast<std::int64_t>(kUnits) / ranks.size());
+  }
 }
 
 TEST(UnitDealer, deals_nothing_once_a_rank_has_stopped_it) {

@@ -9,11 +9,14 @@
 
 namespace quadrat::mpi {
 
-/// Deals numbers 0, 1, ... below a limit to the ranks, each number once: a counter on rank 0 that the others
-/// increment by one-sided fetch-and-add, so that nobody waits for anybody. Also carries how much is done.
+/// Deals numbers 0, 1, ... below a limit to the ranks, each number once: a counter on rank 0 that
+/// the others ask by messages of 8 bytes. Also carries how much is done. (Open MPI 4.1 has
+/// one-sided operations between hosts on TCP only for programs without threads of their own in MPI,
+/// which the watchdog is.)
 ///
-/// Over TCP rank 0 serves its counter only inside MPI calls: every rank calls poll() between batches, and a number is
-/// asked for before it is needed. Construction and destruction are collective.
+/// Rank 0 answers only inside these calls: every rank calls poll() between batches, and a number is
+/// asked for before it is needed, so that nobody waits for anybody. Construction and destruction
+/// are collective.
 class UnitDealer {
  public:
   UnitDealer(const Communicator& ranks, std::uint64_t units);
@@ -24,7 +27,7 @@ class UnitDealer {
   /// The number that was asked for last, and asks for the one after; nothing when all are dealt.
   std::optional<std::uint64_t> next();
 
-  /// Lets MPI move what is under way.
+  /// Lets MPI move what is under way; on rank 0, answers who has asked.
   void poll();
 
   /// Adds to the tiles that are done on all ranks together.
@@ -36,7 +39,8 @@ class UnitDealer {
   /// No rank gets another number.
   void stop_all();
 
-  /// Waits for all ranks without burning the processor that another rank may be computing on. Collective.
+  /// Waits for all ranks, when this one takes no more numbers, without burning the processor that
+  /// another rank may be computing on. Collective.
   /// @param meanwhile called a few times a second
   template <typename Work>
   void wait_for_all(Work meanwhile) {
@@ -46,16 +50,21 @@ class UnitDealer {
 
  private:
   void ask();
+  void serve();
+  void tell_root(std::int64_t what);
   void begin_wait();
   bool wait_is_over();
 
-  MPI_Comm comm_;
-  bool is_root_;
+  Communicator ranks_;
   std::uint64_t units_;
-  std::int64_t* memory_ = nullptr;  ///< on rank 0: the counter, then the tiles done
-  MPI_Win window_ = MPI_WIN_NULL;
+  std::int64_t asked_ = 0;  ///< the number that was asked for last, once it is there
+  MPI_Request answer_ = MPI_REQUEST_NULL;
   MPI_Request wait_ = MPI_REQUEST_NULL;
-  std::int64_t asked_ = 0;
+  bool has_begun_to_wait_ = false;
+  // On rank 0:
+  std::int64_t next_ = 0;
+  std::uint64_t done_ = 0;
+  int waiting_ranks_ = 0;  ///< how many others take no more numbers
 };
 
 }  // namespace quadrat::mpi
