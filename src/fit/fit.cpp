@@ -1,18 +1,17 @@
 #include "quadrat/fit/fit.h"
 
 #include <fmt/format.h>
-#include <libdeflate.h>
 #include <opencv2/core/version.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <span>
 
+#include "kept_features.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
 #include "quadrat/base/progress.h"
@@ -40,25 +39,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-std::span<const float> values_of(const torch::Tensor& rows) {
-  return {rows.const_data_ptr<float>(), static_cast<std::size_t>(rows.numel())};
-}
-
-/// Which tiles, in which order, with which labels, and how large their files are: what changes when tiles are replaced
-/// and can be told without reading them. Packed tiles have checksums in the catalog.
-std::uint32_t checksum_of(const Catalog& catalog) {
-  Catalog nameless = catalog;
-  nameless.root.clear();
-  for (Tile& tile : nameless.tiles) {
-    std::error_code ignored;
-    if (tile.shard == Tile::kOwnFile) {
-      tile.size_bytes = static_cast<std::uint32_t>(std::filesystem::file_size(catalog.root / tile.name, ignored));
-    }
-  }
-  const Bytes bytes = nameless.serialize();
-  return libdeflate_crc32(0, bytes.data(), bytes.size());
-}
 
 /// One rank's share of a run.
 class Fitter {
@@ -96,8 +76,6 @@ class Fitter {
   void load_network();                      // rank 0
   void choose_precision();
   void describe(const Settings& config);
-  Settings made_of() const;                 // rank 0
-  bool has_features() const;                // rank 0
   void make_features();
   void read_features();
   void classify();
@@ -117,6 +95,7 @@ class Fitter {
   ModelCard card_;
   std::shared_ptr<Network> network_;        ///< rank 0
   WeightsFile weights_;                     ///< rank 0: of the network
+  Settings made_of_;                        ///< rank 0: what the features depend on
   score::Precision precision_ = score::Precision::kFp32;
   Set train_{&sets_.train, "train", {}, {}, {}, 0, 0};
   Set validation_{&sets_.validation, "validation", {}, {}, {}, 0, 0};
@@ -131,9 +110,6 @@ void Fitter::load_network() {
   if (options_.pretrained_weights != "none") {
     const Path path = options_.pretrained_weights;
     load_weights(*network_, read_weights(path), path);
-  } else {
-    log::warn("no --pretrained_weights given: features are those of a randomly initialised {}",
-              options_.pretrained_model_type);
   }
   // Of the last layer nothing is used; zeros keep the fingerprint of the rest its own.
   const torch::NoGradGuard no_gradients;
@@ -184,33 +160,6 @@ void Fitter::describe(const Settings& config) {
   }
 }
 
-Settings Fitter::made_of() const {
-  std::uint32_t weights_crc = 0;
-  for (const StoredTensor& tensor : weights_.tensors) {
-    weights_crc = libdeflate_crc32(weights_crc, tensor.data.data(), tensor.data.size());
-  }
-  return {{"pretrained_model_type", options_.pretrained_model_type},
-          {"weights_crc32", fmt::format("0x{:08x}", weights_crc)},
-          {"training_tiles_crc32", fmt::format("0x{:08x}", checksum_of(sets_.train))},
-          {"validation_tiles_crc32", fmt::format("0x{:08x}", checksum_of(sets_.validation))},
-          {"precision", score::to_string(precision_)}};
-}
-
-bool Fitter::has_features() const {
-  std::error_code ignored;
-  if (options_.features.empty() || !std::filesystem::exists(options_.features, ignored)) return false;
-  const Settings found = read_features_made_of(options_.features);
-  for (const auto& [name, value] : made_of()) {
-    const auto it = std::find_if(found.begin(), found.end(), [&, &key = name](const auto& pair) { return pair.first == key; });
-    const std::string before = it == found.end() ? "" : it->second;
-    if (before == value) continue;
-    throw InputError("use features in", options_.features.native(),
-                     fmt::format("they were made with another {} ('{}', now '{}')", name, printable(before), value),
-                     "name another file for these, or remove that one");
-  }
-  return true;
-}
-
 void Fitter::make_features() {
   Bytes model;
   if (ranks_.is_root() && ranks_.size() > 1) model = to_safetensors(weights_);
@@ -241,24 +190,6 @@ void Fitter::read_features() {
       std::copy(rows.begin(), rows.end(), set->features.mutable_data_ptr<float>());
     });
   }
-}
-
-/// Keeps the features, where that is asked for.
-void write_feature_file(const Path& path, const Settings& made_of, const TrainingSets& sets, const torch::Tensor& train,
-                        const torch::Tensor& validation) {
-  FeatureFile file;
-  file.made_of = made_of;
-  file.classes = sets.train.classes;
-  file.width = train.size(1);
-  const auto describe = [](const Catalog& catalog, FeatureFile::Set& set) {
-    for (const Tile& tile : catalog.tiles) {
-      set.tiles.push_back(tile.name);
-      set.labels.push_back(static_cast<std::uint16_t>(tile.label));
-    }
-  };
-  describe(sets.train, file.train);
-  describe(sets.validation, file.validation);
-  write_features(path, file, values_of(train), values_of(validation));
 }
 
 void Fitter::classify() {
@@ -359,11 +290,16 @@ int Fitter::run() {
   std::int64_t found = 0;
   mpi::together(ranks_, [&] {
     if (!ranks_.is_root()) return;
-    found = has_features() ? 1 : 0;
+    made_of_ = features_depend_on(options_.pretrained_model_type, weights_, score::to_string(precision_), sets_);
+    found = !options_.features.empty() && are_kept(options_.features, made_of_) ? 1 : 0;
     folder_.prepare();
     write_record(RunStatus::kRunning);
   });
   found = ranks_.sum(found);
+  if (ranks_.is_root() && options_.pretrained_weights == "none") {
+    log::warn("no --pretrained_weights given: features are those of a randomly initialised {}",
+              options_.pretrained_model_type);
+  }
   for (Set* set : {&train_, &validation_}) {
     const auto [first, last] = share_of(set->tiles->tiles.size(), ranks_);
     set->labels = torch::empty({static_cast<std::int64_t>(last - first)}, torch::kLong);
@@ -387,7 +323,7 @@ int Fitter::run() {
     const torch::Tensor train = gather_rows(train_.features, ranks_);
     const torch::Tensor validation = gather_rows(validation_.features, ranks_);
     mpi::together(ranks_, [&] {
-      if (ranks_.is_root()) write_feature_file(options_.features, made_of(), sets_, train, validation);
+      if (ranks_.is_root()) keep(options_.features, made_of_, sets_, train, validation);
     });
   }
   const double feature_seconds = seconds_since(start);

@@ -14,7 +14,7 @@ namespace {
 
 /// Rows that are widened to float64 at a time: of 4096 features, 4 MB, which the cache holds.
 constexpr std::int64_t kBlockRows = 128;
-constexpr double kTolerance = 1e-6;  // nats per standard deviation of a feature
+constexpr double kTolerance = 1e-7;  // nats per standard deviation of a feature
 
 void sum_over_ranks(torch::Tensor& values, const mpi::Communicator& ranks) {
   ranks.sum(std::span(values.data_ptr<double>(), static_cast<std::size_t>(values.numel())));
