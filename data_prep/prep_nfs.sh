@@ -96,10 +96,23 @@ else
   say "wrote '$export_file'"
 fi
 
+# exportfs reads the folder's files only after this one, and fails without it.
+main_file=${exports_dir%/*}/exports
+if [ ! -e "$main_file" ]; then
+  run touch "$main_file"
+fi
+
 if command -v systemctl >/dev/null && [ -d /run/systemd/system ]; then
   run systemctl enable --now nfs-server
 fi
 run exportfs -ra
+if ! $dry_run; then
+  table=$(exportfs -s) || die "'exportfs -s' failed"
+  for client in "${client_list[@]}"; do
+    grep -qF -- "$data  $client(" <<<"$table" \
+      || die "'$data' is not exported to '$client'; see what exportfs says, and whether the name resolves"
+  done
+fi
 
 options=rw,hard,noatime,nfsvers=4.2,nconnect=8,rsize=1048576,wsize=1048576
 echo "On each node:"

@@ -6,11 +6,15 @@ script=${QUADRAT_SOURCE:?}/data_prep/prep_nfs.sh
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 mkdir "$folder/bin"
-# The server's own commands are noted down, not run.
+# The server's own commands are noted down, not run; what is exported is what the file says.
 for name in exportfs systemctl; do
   printf '#!/bin/sh\necho "%s $*" >>"%s/calls"\n' "$name" "$folder" >"$folder/bin/$name"
   chmod +x "$folder/bin/$name"
 done
+cat >>"$folder/bin/exportfs" <<STUB
+[ "\$1" != -s ] || awk '/^\\// { for (i = 2; i <= NF; ++i) print \$1 "  " \$i }' "$folder/exports.d/quadrat.exports"
+STUB
+real_path=$PATH
 export PATH=$folder/bin:$PATH
 fail() { echo "$1"; exit 1; }
 prep() { "$script" --data "$folder/data" --exports_dir "$folder/exports.d" --server files "$@"; }
@@ -53,3 +57,40 @@ prep --clients '10.0.0.0/24,head.example.org' >"$folder/second" 2>/dev/null
 cmp "$folder/first" "$folder/second" || fail "the second run says something else"
 [ "$before" = "$(stat -c '%Y %i' "$folder/exports.d/quadrat.exports")" ] || fail "the second run wrote the export anew"
 [ "$(cat "$folder/data/tiles/mine")" = kept ] || fail "the second run touched the data"
+[ -e "$folder/exports" ] || fail "exportfs would miss its main file"
+
+# A server that does not take the export is an error, whatever its command's exit status.
+sed -i '/-s/d' "$folder/bin/exportfs"
+status=0
+prep --clients n7 >"$folder/out" 2>"$folder/errors" || status=$?
+[ "$status" -eq 2 ] || fail "status $status where nothing was exported"
+grep -q "is not exported to 'n7'" "$folder/errors" || fail "it does not say to whom: $(cat "$folder/errors")"
+
+# The real exportfs, where there is one: its table is a file, made here in a mount namespace without a server.
+export PATH=$real_path
+if ! command -v exportfs >/dev/null || ! unshare -m true 2>/dev/null; then
+  echo "without the real exportfs (nfs-kernel-server)"
+  exit 0
+fi
+mkdir -p "$folder/etc" "$folder/state"
+export folder script
+unshare -m bash -euo pipefail <<'NAMESPACE'
+mount --bind "$folder/state" /var/lib/nfs
+# /etc as it is, but writable without a trace.
+mount -t tmpfs none "$folder/etc"
+cp -a /etc/passwd /etc/group /etc/nsswitch.conf /etc/hosts "$folder/etc/" 2>/dev/null || true
+mount --bind "$folder/etc" /etc
+for _ in 1 2; do
+  "$script" --data "$folder/real" --clients 10.0.0.0/24,127.0.0.1 --server files >"$folder/real.out" 2>"$folder/real.errors" \
+    || { cat "$folder/real.errors"; exit 1; }
+  exportfs -s >"$folder/table"
+  [ "$(wc -l <"$folder/table")" -eq 2 ] || { cat "$folder/table"; exit 1; }
+done
+for wanted in rw sync no_subtree_check root_squash; do
+  [ "$(grep -c "[(,]$wanted[,)]" "$folder/table")" -eq 2 ] || { echo "not $wanted:"; cat "$folder/table"; exit 1; }
+done
+# Other clients the next time: the old ones are gone.
+"$script" --data "$folder/real" --clients 10.1.0.0/16 --server files >/dev/null 2>&1
+[ "$(exportfs -s | cut -d'(' -f1)" = "$folder/real  10.1.0.0/16" ] || { exportfs -s; exit 1; }
+NAMESPACE
+echo "and with the real exportfs"
