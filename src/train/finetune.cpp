@@ -32,6 +32,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
 std::vector<std::int32_t> labels_of(const Catalog& catalog) {
   std::vector<std::int32_t> labels;
   labels.reserve(catalog.tiles.size());
@@ -61,14 +63,15 @@ class Finetuner {
   void resume();
   void announce() const;
   void make_inputs();
-  void finish_epoch(const Evaluation& evaluation);
+  void finish_epoch(const Evaluation& evaluation, double evaluation_s);
   void write_epoch(bool stops_here);
   void write_record(RunStatus status);
   void save_checkpoint();
   [[noreturn]] void fail_for_loss();
   bool is_last() const;
-  void print_summary(double seconds) const;
+  void print_summary() const;
 
+  const Clock::time_point start_ = Clock::now();
   Session session_;
   const FinetuneOptions& options_;
   const mpi::Communicator& ranks_;
@@ -151,7 +154,7 @@ void Finetuner::make_inputs() {
   validation_inputs_.emplace(session_, session_.sets.validation, validation_tiles_, Use::kValidation, for_validation);
 }
 
-void Finetuner::finish_epoch(const Evaluation& evaluation) {
+void Finetuner::finish_epoch(const Evaluation& evaluation, double evaluation_s) {
   const auto tiles = static_cast<double>(plan_.tiles());
   EpochRow row;
   row.epoch = position_.epoch;
@@ -160,7 +163,7 @@ void Finetuner::finish_epoch(const Evaluation& evaluation) {
   row.validation_loss = evaluation.loss;
   row.validation_error = evaluation.error;
   row.learning_rate = trainer_.learning_rate();
-  row.seconds = position_.train_seconds;
+  row.seconds = position_.train_seconds + evaluation_s;
   row.tiles_per_s = position_.train_seconds > 0 ? tiles / position_.train_seconds : 0;
   bool best = true;
   for (const EpochRow& earlier : position_.epochs) {
@@ -241,7 +244,8 @@ bool Finetuner::is_last() const {
          position_.epochs.back().epoch >= position_.kept_epoch + options_.early_stopping;
 }
 
-void Finetuner::print_summary(double seconds) const {
+void Finetuner::print_summary() const {
+  const double seconds = seconds_since(start_);
   const EpochRow& kept = position_.epochs.at(position_.kept_epoch - 1);
   fmt::print("run                {}\n", folder_.path().native());
   fmt::print("network            {}, {}, {} weights\n", options_.pretrained_model_type, options_.retraining_type,
@@ -250,13 +254,13 @@ void Finetuner::print_summary(double seconds) const {
              session_.sets.validation.tiles.size(), session_.classes());
   fmt::print("validation error   {:.2f} % (epoch {} of {}, kept)\n", 100 * kept.validation_error, kept.epoch,
              position_.epochs.size());
-  fmt::print("time               {} on {} rank{}, {}\n", format_duration(seconds), ranks_.size(),
+  fmt::print("time               {} on {} rank{}, {}\n",
+             seconds < 60 ? fmt::format("{:.1f} s", seconds) : format_duration(seconds), ranks_.size(),
              ranks_.size() == 1 ? "" : "s", session_.bf16 ? "bf16" : "fp32");
   std::fflush(stdout);
 }
 
 int Finetuner::run() {
-  const auto start = Clock::now();
   mpi::together(ranks_, [&] {
     if (ranks_.is_root()) folder_.prepare();
   });
@@ -274,9 +278,10 @@ int Finetuner::run() {
         write_record(RunStatus::kInterrupted);
       });
     } else {
+      const auto before = Clock::now();
       const Evaluation evaluation = evaluate(session_, *validation_inputs_, validation_tiles_);
       if (!std::isfinite(evaluation.loss)) fail_for_loss();
-      finish_epoch(evaluation);
+      finish_epoch(evaluation, seconds_since(before));
       stops_here = any_asked_to_stop(ranks_) && !is_last();
       mpi::together(ranks_, [&] { write_epoch(stops_here); });
     }
@@ -289,7 +294,7 @@ int Finetuner::run() {
     std::error_code ignored;
     if (ranks_.is_root()) std::filesystem::remove(folder_.checkpoint(), ignored);
   });
-  if (ranks_.is_root()) print_summary(std::chrono::duration<double>(Clock::now() - start).count());
+  if (ranks_.is_root()) print_summary();
   return kExitDone;
 }
 
