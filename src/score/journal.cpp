@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::string_view kMagic = "QDRTJNL1";
+constexpr std::string_view kMagic = "QDRTJNL2";
 constexpr const char* kExtension = ".journal";
 
 std::uint32_t checksum(std::span<const std::byte> bytes) { return libdeflate_crc32(0, bytes.data(), bytes.size()); }
@@ -69,12 +69,19 @@ std::optional<UnitResult> parse_unit(std::span<const std::byte> payload, std::ui
   UnitResult result;
   std::uint32_t tiles = 0;
   std::uint32_t rejected = 0;
-  if (!cursor.get(result.unit) || !cursor.get(result.seconds) || !cursor.get(tiles) || !cursor.get(rejected)) return {};
-  const std::uint64_t count = std::uint64_t{tiles} * classes;
-  const auto raw = cursor.take(count * sizeof(float));
-  if (!raw) return {};
-  result.probabilities.resize(count);
-  std::memcpy(result.probabilities.data(), raw->data(), raw->size());
+  std::uint32_t width = 0;
+  if (!cursor.get(result.unit) || !cursor.get(result.seconds) || !cursor.get(tiles) || !cursor.get(rejected) ||
+      !cursor.get(width)) {
+    return {};
+  }
+  const auto get_rows = [&](std::uint32_t columns, std::vector<float>& values) {
+    const auto raw = cursor.take(std::uint64_t{tiles} * columns * sizeof(float));
+    if (!raw) return false;
+    values.resize(raw->size() / sizeof(float));
+    if (!values.empty()) std::memcpy(values.data(), raw->data(), raw->size());
+    return true;
+  };
+  if (!get_rows(classes, result.probabilities) || !get_rows(width, result.features)) return {};
   for (std::uint32_t i = 0; i < rejected; ++i) {
     UnitResult::Rejected entry;
     std::uint32_t length = 0;
@@ -142,9 +149,12 @@ void JournalWriter::append(const UnitResult& result) {
   Bytes payload;
   put(payload, result.unit);
   put(payload, result.seconds);
-  put(payload, static_cast<std::uint32_t>(result.probabilities.size() / classes_));
+  const std::size_t tiles = result.probabilities.size() / classes_;
+  put(payload, static_cast<std::uint32_t>(tiles));
   put(payload, static_cast<std::uint32_t>(result.rejected.size()));
+  put(payload, static_cast<std::uint32_t>(tiles > 0 ? result.features.size() / tiles : 0));
   put_raw(payload, result.probabilities.data(), result.probabilities.size() * sizeof(float));
+  put_raw(payload, result.features.data(), result.features.size() * sizeof(float));
   for (const UnitResult::Rejected& entry : result.rejected) {
     put(payload, entry.tile);
     put(payload, static_cast<std::uint32_t>(entry.reason.size()));

@@ -77,19 +77,19 @@ std::unordered_map<std::string, TileCorners> read_corners(const Path& root) {
 
 }  // namespace
 
-Merger::Merger(const Catalog& catalog, std::size_t unit_size, std::size_t classes)
+Merger::Merger(const Catalog& catalog, const Units& units, std::size_t classes)
     : catalog_(catalog),
-      unit_size_(unit_size),
+      units_(units),
       classes_(classes),
       probabilities_(catalog.tiles.size() * classes),
       is_done_(catalog.tiles.size()) {}
 
 void Merger::add(UnitResult&& result) {
-  const std::size_t first = result.unit * unit_size_;
   const std::size_t count = result.probabilities.size() / classes_;
-  if (first + count > catalog_.tiles.size()) {
+  if (result.unit >= units_.count() || count != units_.size(result.unit)) {
     throw InputError("merge journals", "", "a unit lies outside the list of tiles", "remove the folder");
   }
+  const std::size_t first = units_.first(result.unit);
   std::copy(result.probabilities.begin(), result.probabilities.end(),
             probabilities_.begin() + static_cast<std::ptrdiff_t>(first * classes_));
   std::fill_n(is_done_.begin() + static_cast<std::ptrdiff_t>(first), count, char{1});

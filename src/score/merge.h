@@ -4,6 +4,7 @@
 
 #include "quadrat/record/score_record.h"
 #include "quadrat/score/journal.h"
+#include "quadrat/score/units.h"
 #include "quadrat/tiles/catalog.h"
 
 namespace quadrat::score {
@@ -11,7 +12,7 @@ namespace quadrat::score {
 /// Collects units in any order and lays them out in the catalog's.
 class Merger {
  public:
-  Merger(const Catalog& catalog, std::size_t unit_size, std::size_t classes);
+  Merger(const Catalog& catalog, const Units& units, std::size_t classes);
 
   void add(UnitResult&& result);
 
@@ -23,7 +24,7 @@ class Merger {
 
  private:
   const Catalog& catalog_;
-  std::size_t unit_size_;
+  const Units& units_;
   std::size_t classes_;
   std::size_t tiles_done_ = 0;
   std::vector<float> probabilities_;      // [tiles, classes]

@@ -2,7 +2,9 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <optional>
 #include <string_view>
 
@@ -73,14 +75,25 @@ struct Bytes8 {
   at::Tensor scales;  // [C'] float32
 };
 
-/// Symmetric, one scale an output channel.
+/// Symmetric, one scale an output channel. Row by row: a large layer is not held in memory several times.
 Bytes8 to_int8(const at::Tensor& weight) {
-  constexpr double kLargest = 127;
-  constexpr double kSmallestScale = 1e-12;  // a channel of zeros
-  const at::Tensor rows = weight.reshape({weight.size(0), -1});
-  Bytes8 result;
-  result.scales = (rows.abs().amax(1) / kLargest).clamp_min(kSmallestScale);
-  result.values = (rows / result.scales.unsqueeze(1)).round().clamp(-kLargest, kLargest).to(at::kChar).view_as(weight);
+  constexpr float kLargest = 127;
+  constexpr float kSmallestScale = 1e-12F;  // a channel of zeros
+  const at::Tensor rows = weight.contiguous();
+  const std::int64_t count = weight.size(0);
+  const std::int64_t length = weight.numel() / count;
+  Bytes8 result{at::empty(weight.sizes(), at::kChar), at::empty({count}, at::kFloat)};
+  const float* from = rows.const_data_ptr<float>();
+  auto* to = result.values.data_ptr<std::int8_t>();
+  for (std::int64_t row = 0; row < count; ++row, from += length, to += length) {
+    float largest = 0;
+    for (std::int64_t i = 0; i < length; ++i) largest = std::max(largest, std::abs(from[i]));
+    const float scale = std::max(largest / kLargest, kSmallestScale);
+    result.scales.data_ptr<float>()[row] = scale;
+    for (std::int64_t i = 0; i < length; ++i) {
+      to[i] = static_cast<std::int8_t>(std::nearbyint(std::clamp(from[i] / scale, -kLargest, kLargest)));
+    }
+  }
   return result;
 }
 

@@ -11,7 +11,9 @@
 
 #include "kernels.h"
 #include "onednn_ops.h"
+#include "quadrat/base/cpu.h"
 #include "quadrat/base/error.h"
+#include "winograd.h"
 
 namespace quadrat::score {
 
@@ -56,31 +58,18 @@ const char* to_string(Precision precision) {
 }
 
 bool is_supported(Precision precision) {
-#if defined(__x86_64__)
   switch (precision) {
     case Precision::kFp32: return true;
     // oneDNN computes bf16 in float32 registers where there is AVX-512 without bf16; below that it refuses.
-    case Precision::kBf16: return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    case Precision::kBf16: return cpu_features().avx512;
     // Without VNNI the products of two bytes are added in 16 bits, which overflow.
-    case Precision::kInt8: return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+    case Precision::kInt8: return cpu_features().vnni;
   }
   return false;
-#else
-  return precision == Precision::kFp32;
-#endif
 }
 
 bool is_accelerated(Precision precision) {
-#if defined(__x86_64__)
-  switch (precision) {
-    case Precision::kFp32: return true;
-    case Precision::kBf16: return is_supported(precision) && __builtin_cpu_supports("avx512bf16");
-    case Precision::kInt8: return is_supported(precision);
-  }
-  return false;
-#else
-  return precision == Precision::kFp32;
-#endif
+  return precision == Precision::kBf16 ? cpu_features().bf16 : is_supported(precision);
 }
 
 struct Plan::Impl {
@@ -90,6 +79,7 @@ struct Plan::Impl {
     at::Tensor packed;
     at::Tensor bias;
     QuantisedWeight quantised;            // in int8 instead of `packed`
+    std::unique_ptr<WinogradConvolution> winograd;  // where it can: instead of `packed`
     Quantisation in, before, out;         // of the input, the addend, the output
     bool to_float = false;                // int8's last layer before the head
   };
@@ -180,6 +170,11 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
         step.out = quantisation_of(layer.relu ? 0.0F : range.low, range.high);
         step.quantised = is_convolution ? quantise_convolution(weight, step.in, shape, in.sizes())
                                         : quantise_linear(weight, in.sizes());
+      } else if (is_convolution && WinogradConvolution::is_supported(layer.kernel, layer.stride, layer.padding,
+                                                                     in.size(1), weight.size(0))) {
+        step.winograd = std::make_unique<WinogradConvolution>(weight.contiguous().const_data_ptr<float>(),
+                                                              bias.const_data_ptr<float>(), in.size(1),
+                                                              weight.size(0), layer.kernel);
       } else {
         step.packed = is_convolution ? prepack_convolution(weight.to(dtype), shape, in.sizes())
                                      : prepack_linear(weight.to(dtype), batch);
@@ -266,6 +261,30 @@ void Plan::Impl::note(const Step& step) {
   range.high += (seen.high - range.high) / static_cast<float>(observed->groups + 1);
 }
 
+namespace {
+
+/// @param out is what is added before the ReLU, where the layer adds; otherwise it is made
+void convolve(WinogradConvolution& convolution, const at::Tensor& in, const Layer& layer, at::Tensor& out) {
+  const bool adds = layer.addend >= 0;
+  if (!adds) {
+    out = at::empty({in.size(0), convolution.channels_out(), in.size(2), in.size(3)},
+                    in.options().memory_format(kChannelsLast));
+  }
+  const WinogradConvolution::Maps maps{in.size(0), in.size(2), in.size(3)};
+  const auto run = [&](auto type) {
+    using T = decltype(type);
+    auto* to = static_cast<T*>(out.mutable_data_ptr());
+    convolution.run(static_cast<const T*>(in.const_data_ptr()), maps, adds ? to : nullptr, layer.relu, to);
+  };
+  if (in.scalar_type() == at::kBFloat16) {
+    run(std::uint16_t{});
+  } else {
+    run(float{});
+  }
+}
+
+}  // namespace
+
 void Plan::Impl::run_step(const Step& step) {
   const Layer& layer = step.layer;
   const ConvolutionShape shape{layer.stride, layer.padding};
@@ -274,7 +293,9 @@ void Plan::Impl::run_step(const Step& step) {
   at::Tensor& out = slots[static_cast<std::size_t>(layer.output)];
   switch (layer.kind) {
     case Layer::Kind::kConvolution:
-      if (is_int8 && layer.addend >= 0) {
+      if (step.winograd) {
+        convolve(*step.winograd, in, layer, out);
+      } else if (is_int8 && layer.addend >= 0) {
         convolution_add_int8(out, step.before, in, step.in, step.quantised, step.bias, shape, layer.relu, step.out);
       } else if (is_int8) {
         out = convolution_int8(in, step.in, step.quantised, step.bias, shape, layer.relu, step.out);
@@ -325,6 +346,7 @@ Plan& Plan::operator=(Plan&&) noexcept = default;
 std::int64_t Plan::batch() const { return impl_->batch; }
 Precision Plan::precision() const { return impl_->precision; }
 const ModelCard& Plan::card() const { return impl_->card; }
+std::size_t Plan::layers() const { return impl_->trunk.size() + impl_->dense.size() + 1; }
 std::int64_t Plan::bytes_per_tile() const { return std::int64_t{3} * impl_->card.tile_px * impl_->card.tile_px; }
 
 /// @param load_input fills `input` from tiles `first` to `first + count`
@@ -377,7 +399,7 @@ Plan::Result Plan::infer(const torch::Tensor& tiles) {
 void Plan::observe(std::span<const std::uint8_t> tiles, Calibration& calibration) {
   Impl& plan = *impl_;
   assert(plan.precision == Precision::kFp32 && plan.batch == kTilesAtOnce);
-  calibration.layers.resize(plan.trunk.size() + plan.dense.size() + 1);
+  calibration.layers.resize(layers());
   plan.observed = &calibration;
   const auto group = static_cast<std::size_t>(kTilesAtOnce * bytes_per_tile());
   for (; tiles.size() >= group; tiles = tiles.subspan(group)) {

@@ -1,23 +1,20 @@
 #include "quadrat/score/score.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <libdeflate.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <climits>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <span>
 #include <string_view>
 
-#include "calibrate.h"
+#include "folder_lock.h"
 #include "merge.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
@@ -33,7 +30,9 @@
 #include "quadrat/score/units.h"
 #include "quadrat/tiles/catalog.h"
 #include "quadrat/tiles/reader.h"
+#include "start.h"
 #include "tile_feed.h"
+#include "trial.h"
 #include "unit_scorer.h"
 
 namespace quadrat::score {
@@ -41,6 +40,8 @@ namespace quadrat::score {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr std::uint64_t kMostModelBytes = std::uint64_t{1} << 34;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -62,74 +63,6 @@ std::uint32_t checksum_of(const Catalog& catalog) {
   return checksum(nameless.serialize());
 }
 
-/// Held by rank 0 while a run is at work in a folder; the system lets go of it whatever ends the process.
-class FolderLock {
- public:
-  FolderLock() = default;
-  ~FolderLock() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-
-  /// @throws InputError where another process holds it. File systems without locks are taken as they are.
-  void take(const Path& folder) {
-    const Path path = folder / ".lock";
-    descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) throw IoError::from_errno("create", path.native());
-    struct flock whole {};
-    whole.l_type = F_WRLCK;
-    whole.l_whence = SEEK_SET;
-    if (::fcntl(descriptor_, F_SETLK, &whole) == 0 || (errno != EACCES && errno != EAGAIN)) return;
-    throw InputError("score into", folder.native(), "another quadrat-score is at work there",
-                     "wait for it, or give another --name");
-  }
-
- private:
-  int descriptor_ = -1;
-};
-
-/// What all ranks need to know before they start; made on rank 0.
-struct Start {
-  Bytes model;                       // model.safetensors
-  Calibration calibration;           // for int8
-  Catalog catalog;
-  Precision precision = Precision::kFp32;
-  std::string precision_reason;
-  std::int64_t batch = 0;
-  std::size_t unit_tiles = 0;
-  std::vector<std::uint64_t> todo;   // units
-  std::uint64_t fingerprint = 0;
-  bool is_complete = false;          // an earlier run did it all
-
-  void broadcast(const mpi::Communicator& ranks);
-};
-
-void Start::broadcast(const mpi::Communicator& ranks) {
-  nlohmann::json small;
-  Bytes units(todo.size() * sizeof(std::uint64_t));
-  if (!todo.empty()) std::memcpy(units.data(), todo.data(), units.size());
-  if (ranks.is_root()) {
-    small = {{"precision", static_cast<int>(precision)}, {"reason", precision_reason}, {"batch", batch},
-             {"unit_tiles", unit_tiles},                 {"fingerprint", fingerprint}, {"is_complete", is_complete}};
-  }
-  small = nlohmann::json::parse(ranks.broadcast(small.dump()));
-  precision = static_cast<Precision>(small["precision"].get<int>());
-  precision_reason = small["reason"];
-  batch = small["batch"];
-  unit_tiles = small["unit_tiles"];
-  fingerprint = small["fingerprint"];
-  is_complete = small["is_complete"];
-  if (is_complete) return;
-  model = ranks.broadcast(std::move(model));
-  units = ranks.broadcast(std::move(units));
-  calibration = deserialize_calibration(ranks.broadcast(ranks.is_root() ? serialize(calibration) : Bytes()));
-  todo.resize(units.size() / sizeof(std::uint64_t));
-  if (!todo.empty()) std::memcpy(todo.data(), units.data(), units.size());
-  const Bytes listed = ranks.broadcast(ranks.is_root() ? catalog.serialize() : Bytes());
-  if (!ranks.is_root()) catalog = Catalog::deserialize(listed);
-}
-
 /// One scoring run from its options to its files. The parts that only rank 0 runs say so.
 class Job {
  public:
@@ -146,18 +79,17 @@ class Job {
  private:
   void prepare();                               // rank 0
   void check_tile_size() const;                 // rank 0
-  void choose_precision(const ScoreRecord* earlier);  // rank 0
+  void choose_precision();                      // rank 0
+  void check_precision() const;                 // rank 0
   void compare_with(const ScoreRecord& earlier) const;  // rank 0
-  void calibrate_int8();                        // rank 0
+  void find_what_is_done();                     // rank 0
+  WeightsFile fetch_weights();
+  void try_model();
   void work(Plan& plan);
   void finish(bool is_interrupted);             // rank 0
+  void export_features();                       // rank 0
   void summarise(const ScoreRecord& record);    // rank 0
   Settings environment(const std::vector<Bytes>& hosts) const;
-  std::size_t units() const { return (start_.catalog.tiles.size() + start_.unit_tiles - 1) / start_.unit_tiles; }
-  std::size_t tiles_of(std::uint64_t unit) const {
-    const std::size_t first = unit * start_.unit_tiles;
-    return std::min(start_.unit_tiles, start_.catalog.tiles.size() - first);
-  }
 
   const ScoreOptions& options_;
   const mpi::Communicator& ranks_;
@@ -168,12 +100,14 @@ class Job {
   Start start_;
   ModelCard card_;        // rank 0 until the plan is made
   ScoreRecord record_;    // rank 0
-  std::uint32_t model_crc_ = 0;
   std::uint32_t catalog_crc_ = 0;
-  std::string calibrated_on_;
   bool all_accelerate_bf16_ = false;
   bool all_support_bf16_ = false;
   bool all_support_int8_ = false;
+  bool is_complete_ = false;     // rank 0: an earlier run did it all
+  bool is_chosen_ = false;       // rank 0: the precision, by the user or an earlier start
+  Trial trial_;
+  TrialTiles trial_tiles_;
   std::uint64_t earlier_tiles_ = 0;
   double seconds_ = 0;
   FolderLock lock_;       // rank 0
@@ -208,23 +142,28 @@ void Job::check_tile_size() const {
                    "cut the tiles in the model's size");
 }
 
-void Job::choose_precision(const ScoreRecord* earlier) {
-  const auto choose = [&](Precision precision, std::string reason) {
-    start_.precision = precision;
-    start_.precision_reason = std::move(reason);
-  };
-  const auto parse = [](std::string_view text) {
-    return text == "bf16" ? Precision::kBf16 : text == "int8" ? Precision::kInt8 : Precision::kFp32;
-  };
-  if (options_.precision != "auto") {
-    choose(parse(options_.precision), "asked for");
-  } else if (earlier != nullptr) {
-    choose(parse(setting(earlier->environment, "precision")), setting(earlier->environment, "precision_reason"));
-  } else if (all_accelerate_bf16_) {
-    choose(Precision::kBf16, "auto: every rank's CPU computes bf16 in hardware");
-  } else {
-    choose(Precision::kFp32, "auto: not every rank's CPU computes bf16 in hardware");
+/// The largest share of tiles that a quicker precision may get wrong beyond fp32's.
+constexpr double kMostCost = 0.003;
+
+void Job::choose_precision() {
+  if (trial_.tiles > 0) {
+    start_.precision = trial_.best(kMostCost);
+    start_.precision_reason =
+        fmt::format("auto: the quickest within {:.1f} points of fp32's error on {} tiles of {}: {}", 100 * kMostCost,
+                    trial_.tiles, trial_.validated_on, trial_.description());
+    return;
   }
+  start_.precision = all_accelerate_bf16_ ? Precision::kBf16 : Precision::kFp32;
+  start_.precision_reason =
+      fmt::format("auto: the model's validation tiles are not to be found, so costs in error are unknown; {}",
+                  all_accelerate_bf16_ ? "every rank's CPU computes bf16 in hardware"
+                                       : "not every rank's CPU computes bf16 in hardware");
+  log::line("--precision auto takes {}: the validation tiles of '{}' are not to be found, so what int8 would cost in error "
+            "is unknown",
+            to_string(start_.precision), options_.output_model_name);
+}
+
+void Job::check_precision() const {
   if (start_.precision == Precision::kBf16 && !all_support_bf16_) {
     throw UsageError("--precision is bf16, but not every rank's CPU has AVX-512; give --precision fp32");
   }
@@ -233,14 +172,55 @@ void Job::choose_precision(const ScoreRecord* earlier) {
   }
 }
 
-void Job::calibrate_int8() {
-  const Catalog training = find_training_tiles(model_path_.parent_path());
-  const bool is_there = !training.tiles.empty();
-  if (!is_there) log::warn("the tiles the model was trained on are not there: int8 is calibrated on the tiles to score");
-  const Catalog& tiles = is_there ? training : start_.catalog;
-  start_.calibration = calibrate(parse_weights(start_.model), card_, model_path_, tiles);
-  calibrated_on_ = fmt::format("{} tiles of {}", start_.calibration.groups * Plan::kTilesAtOnce,
-                               is_there ? tiles.root.native() : "the set to score");
+WeightsFile Job::fetch_weights() {
+  Bytes file;
+  mpi::together(ranks_, [&] {
+    if (!ranks_.is_root()) return;
+    file = read_file(model_path_, kMostModelBytes);
+    if (checksum(file) != start_.model_crc32) {
+      throw InputError("use model", model_path_.native(), "it changed while it was read", "start again");
+    }
+  });
+  return parse_weights(ranks_.broadcast(std::move(file)));
+}
+
+void Job::try_model() {
+  const Path run_folder = model_path_.parent_path();
+  const std::string cpu = fmt::format("{}{}{}", all_support_bf16_ ? "avx512" : "", all_accelerate_bf16_ ? " bf16" : "",
+                                      all_support_int8_ ? " vnni" : "");
+  bool is_needed = false;  // known on rank 0
+  bool measures = false;   // likewise: costs in error too, not only int8's ranges
+  mpi::together(ranks_, [&] {
+    if (!ranks_.is_root() || (is_chosen_ && start_.precision != Precision::kInt8)) return;
+    trial_ = read_trial(run_folder, start_.model_crc32, cpu);
+    if (is_chosen_ ? trial_.calibration.groups > 0 : trial_.tiles > 0) return;
+    trial_tiles_ = TrialTiles::find(run_folder, card_, start_.catalog);
+    measures = !is_chosen_ && !trial_tiles_.validation.tiles.empty();
+    is_needed = is_chosen_ || measures;
+    if (is_chosen_ && trial_tiles_.calibration.root == start_.catalog.root) {
+      log::warn("the tiles the model was trained on are not there: int8 is calibrated on the tiles to score");
+    }
+    if (measures) {
+      log::line("measuring once what each precision costs '{}' in error, on {} validation tiles", options_.output_model_name,
+                trial_tiles_.validation.tiles.size());
+    }
+  });
+  if (ranks_.sum(static_cast<std::int64_t>(is_needed ? 1 : 0)) == 0) return;
+  measures = ranks_.sum(static_cast<std::int64_t>(measures ? 1 : 0)) > 0;
+  std::vector<Precision> candidates;
+  if (measures && all_support_bf16_) candidates.push_back(Precision::kBf16);
+  if (measures && all_support_int8_) candidates.push_back(Precision::kInt8);
+  trial_tiles_.broadcast(ranks_);
+  trial_ = try_precisions([&] { return fetch_weights(); }, model_path_, trial_tiles_, candidates, ranks_);
+  if (!ranks_.is_root()) return;
+  trial_.model_crc32 = start_.model_crc32;
+  trial_.cpu = cpu;
+  // Ranges of the tiles to score are this run's own.
+  if (trial_tiles_.calibration.root != start_.catalog.root) write_trial(run_folder, trial_);
+}
+
+Precision parse_precision(std::string_view text) {
+  return text == "bf16" ? Precision::kBf16 : text == "int8" ? Precision::kInt8 : Precision::kFp32;
 }
 
 void Job::compare_with(const ScoreRecord& earlier) const {
@@ -248,7 +228,7 @@ void Job::compare_with(const ScoreRecord& earlier) const {
     throw InputError("go on with scores", folder_.native(), finding,
                      "give another --name, the same settings, or remove that folder");
   };
-  if (setting(earlier.environment, "model_crc32") != hex(model_crc_)) {
+  if (setting(earlier.environment, "model_crc32") != hex(start_.model_crc32)) {
     refuse(fmt::format("they were made with another model than '{}' is now", model_path_.native()));
   }
   if (setting(earlier.environment, "tiles_crc32") != hex(catalog_crc_)) {
@@ -263,6 +243,11 @@ void Job::compare_with(const ScoreRecord& earlier) const {
   if (setting(earlier.environment, "batch_tiles") != fmt::format("{}", start_.batch)) {
     refuse(fmt::format("--batch_size was {} and is {}", setting(earlier.environment, "batch_tiles"), start_.batch));
   }
+  const char* views = options_.test_time_augmentation ? "8" : "1";
+  if (setting(earlier.environment, "views") != views) {
+    refuse(fmt::format("they are of {} views of each tile, and --test_time_augmentation gives {}",
+                       setting(earlier.environment, "views"), views));
+  }
 }
 
 void Job::prepare() {
@@ -272,14 +257,16 @@ void Job::prepare() {
                      fmt::format("there is no '{}'", model_path_.native()),
                      "train it with quadrat-finetune, or check -o and --runs");
   }
-  start_.model = read_file(model_path_, std::uint64_t{1} << 34);
-  model_crc_ = checksum(start_.model);
-  try {
-    card_ = read_model_card(parse_weights(start_.model), model_path_);
-  } catch (const InputError& failure) {
-    // What is parsed from memory does not know its file's name.
-    if (std::string_view(failure.what()).find(model_path_.native()) != std::string_view::npos) throw;
-    throw InputError("use model", model_path_.native(), failure.what(), "train it again, or copy it again");
+  {
+    const Bytes file = read_file(model_path_, kMostModelBytes);
+    start_.model_crc32 = checksum(file);
+    try {
+      card_ = read_model_card(parse_weights(file), model_path_);
+    } catch (const InputError& failure) {
+      // What is parsed from memory does not know its file's name.
+      if (std::string_view(failure.what()).find(model_path_.native()) != std::string_view::npos) throw;
+      throw InputError("use model", model_path_.native(), failure.what(), "train it again, or copy it again");
+    }
   }
   if (std::filesystem::exists(model_path_.parent_path() / "checkpoint.safetensors", error)) {
     log::warn("the training of '{}' is not complete; scoring with the best model so far", options_.output_model_name);
@@ -293,41 +280,56 @@ void Job::prepare() {
   constexpr std::int64_t kAtOnce = Plan::kTilesAtOnce;
   const std::int64_t batch = options_.batch_size > 0 ? options_.batch_size : Plan::suitable_batch(card_.architecture);
   start_.batch = (batch + kAtOnce - 1) / kAtOnce * kAtOnce;
-  start_.unit_tiles = unit_size(start_.catalog.tiles.size(), static_cast<std::size_t>(start_.batch));
+  start_.units = Units(start_.catalog.tiles.size(), static_cast<std::size_t>(start_.batch));
 
-  if (std::filesystem::exists(record_path_, error)) {
+  is_chosen_ = options_.precision != "auto";
+  if (is_chosen_) {
+    start_.precision = parse_precision(options_.precision);
+    start_.precision_reason = "asked for";
+  }
+  const bool has_record = std::filesystem::exists(record_path_, error);
+  if (has_record) {
     record_ = read_score_record(record_path_);
-    choose_precision(&record_);
+    if (!is_chosen_) {
+      start_.precision = parse_precision(setting(record_.environment, "precision"));
+      start_.precision_reason = setting(record_.environment, "precision_reason");
+      is_chosen_ = true;
+    }
+    check_precision();
     compare_with(record_);
     if (record_.status == RunStatus::kComplete && options_.resume == "auto") {
-      start_.is_complete = true;
+      is_complete_ = true;
       summarise(record_);
       return;
     }
-  } else {
-    choose_precision(nullptr);
   }
-  const std::string identity = fmt::format("{} {} {} {} {}", hex(model_crc_), hex(catalog_crc_),
-                                           to_string(start_.precision), start_.batch, start_.unit_tiles);
-  start_.fingerprint = std::uint64_t{checksum(std::as_bytes(std::span(identity)))} << 32 | catalog_crc_;
-
+  if (is_chosen_) check_precision();
   make_folder(folder_);
   lock_.take(folder_);
+}
+
+void Job::find_what_is_done() {
+  const Bytes ranges = start_.precision == Precision::kInt8 ? serialize(start_.calibration) : Bytes();
+  const std::string identity =
+      fmt::format("{} {} {} {} {} {} {} {}", hex(start_.model_crc32), hex(catalog_crc_), to_string(start_.precision),
+                  start_.batch, start_.units.count(), options_.test_time_augmentation, !options_.features.empty(),
+                  hex(checksum(ranges)));
+  start_.fingerprint = std::uint64_t{checksum(std::as_bytes(std::span(identity)))} << 32 | catalog_crc_;
+
   remove_stale_temporaries(folder_);
   if (options_.resume == "never") remove_journals(folder_);
-  std::vector<char> is_done(units());
+  std::vector<char> is_done(start_.units.count());
   const JournalSummary found =
       read_journals(folder_, start_.fingerprint, static_cast<std::uint32_t>(card_.classes.size()),
                     [&](UnitResult&& unit) {
                       if (unit.unit >= is_done.size()) return;
                       is_done[unit.unit] = 1;
-                      earlier_tiles_ += tiles_of(unit.unit);
+                      earlier_tiles_ += start_.units.size(unit.unit);
                     });
   seconds_ = found.seconds;
   for (std::size_t unit = 0; unit < is_done.size(); ++unit) {
     if (is_done[unit] == 0) start_.todo.push_back(unit);
   }
-  if (start_.precision == Precision::kInt8) calibrate_int8();
   if (earlier_tiles_ > 0) {
     log::line("going on: {} of {} tiles were scored before", earlier_tiles_, start_.catalog.tiles.size());
   }
@@ -342,10 +344,11 @@ Settings Job::environment(const std::vector<Bytes>& hosts) const {
           {"threads_per_rank", "1"},
           {"precision", to_string(start_.precision)},
           {"precision_reason", start_.precision_reason},
-          {"calibrated_on", calibrated_on_},
+          {"calibrated_on", start_.precision == Precision::kInt8 ? trial_.calibrated_on : ""},
+          {"views", options_.test_time_augmentation ? "8" : "1"},
           {"batch_tiles", fmt::format("{}", start_.batch)},
-          {"unit_tiles", fmt::format("{}", start_.unit_tiles)},
-          {"model_crc32", hex(model_crc_)},
+          {"units", fmt::format("{}", start_.units.count())},
+          {"model_crc32", hex(start_.model_crc32)},
           {"tiles_crc32", hex(catalog_crc_)},
           {"libtorch", TORCH_VERSION},
           {"program", fmt::format("quadrat-score {}", version())},
@@ -357,7 +360,7 @@ void Job::work(Plan& plan) {
                         static_cast<std::uint32_t>(plan.card().classes.size()));
   UnitDealer dealer(ranks_, start_.todo.size());
   TileFeed feed(start_.catalog, static_cast<std::size_t>(std::max<std::int64_t>(64, 2 * start_.batch)));
-  UnitScorer scorer(plan, feed);
+  UnitScorer scorer(plan, feed, {options_.test_time_augmentation, !options_.features.empty()});
   Progress progress("scoring", "tiles", start_.catalog.tiles.size(), ranks_.is_root());
   std::size_t mine = 0;  // tiles of the unit in hand
 
@@ -366,7 +369,7 @@ void Job::work(Plan& plan) {
     const auto position = dealer.next();
     if (!position) return std::nullopt;
     const std::uint64_t unit = start_.todo[*position];
-    feed.add(unit * start_.unit_tiles, unit * start_.unit_tiles + tiles_of(unit));
+    feed.add(start_.units.first(unit), start_.units.first(unit) + start_.units.size(unit));
     return unit;
   };
   const auto show = [&] {
@@ -383,11 +386,11 @@ void Job::work(Plan& plan) {
   while (unit && stop_signal() == 0) {
     const auto next = take();
     mine = 0;
-    auto result = scorer.score(*unit, tiles_of(*unit), between);
+    auto result = scorer.score(*unit, start_.units.size(*unit), between);
     if (!result) break;
     journal.append(*result);
     mine = 0;
-    dealer.add_done(tiles_of(*unit));
+    dealer.add_done(start_.units.size(*unit));
     unit = next;
   }
   journal.close();
@@ -409,8 +412,26 @@ void Job::summarise(const ScoreRecord& record) {
   }
 }
 
+void Job::export_features() {
+  const auto width = static_cast<std::size_t>(feature_count(card_.architecture));
+  std::vector<float> all(start_.catalog.tiles.size() * width);
+  std::vector<char> is_rejected(start_.catalog.tiles.size());
+  read_journals(folder_, start_.fingerprint, static_cast<std::uint32_t>(record_.classes.size()), [&](UnitResult&& unit) {
+    const std::size_t first = start_.units.first(unit.unit);
+    std::copy(unit.features.begin(), unit.features.end(), all.begin() + static_cast<std::ptrdiff_t>(first * width));
+    for (const UnitResult::Rejected& entry : unit.rejected) is_rejected[first + entry.tile] = 1;
+  });
+  std::size_t row = 0;
+  for (std::size_t tile = 0; tile < is_rejected.size(); ++tile) {
+    if (is_rejected[tile] != 0) continue;
+    std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(tile * width), width,
+                all.begin() + static_cast<std::ptrdiff_t>(row++ * width));
+  }
+  write_score_features(options_.features, record_, std::span(all).first(row * width), width);
+}
+
 void Job::finish(bool is_interrupted) {
-  Merger merger(start_.catalog, start_.unit_tiles, record_.classes.size());
+  Merger merger(start_.catalog, start_.units, record_.classes.size());
   read_journals(folder_, start_.fingerprint, static_cast<std::uint32_t>(record_.classes.size()),
                 [&](UnitResult&& unit) { merger.add(std::move(unit)); });
   if (!is_interrupted && merger.tiles_done() != start_.catalog.tiles.size()) {
@@ -432,6 +453,7 @@ void Job::finish(bool is_interrupted) {
   }
   // The record says complete only when everything else is in place.
   if (!is_interrupted) write_file(folder_ / "predictions.csv", predictions_csv(record_));
+  if (!is_interrupted && !options_.features.empty()) export_features();
   write_score_record(record_path_, record_);
   if (!is_interrupted) remove_journals(folder_);
   summarise(record_);
@@ -445,19 +467,25 @@ ScoreSummary Job::run() {
   mpi::together(ranks_, [&] {
     if (ranks_.is_root()) prepare();
   });
-  start_.broadcast(ranks_);
-  if (start_.is_complete) {
+  if (ranks_.sum(static_cast<std::int64_t>(is_complete_ ? 1 : 0)) > 0) {
     summary_.outcome = ScoreSummary::Outcome::kAlreadyComplete;
     return summary_;
   }
+  try_model();
+  mpi::together(ranks_, [&] {
+    if (!ranks_.is_root()) return;
+    if (!is_chosen_) choose_precision();
+    if (start_.precision == Precision::kInt8) start_.calibration = trial_.calibration;
+    find_what_is_done();
+  });
+  start_.broadcast(ranks_);
   char host[HOST_NAME_MAX + 1] = {};
   ::gethostname(host, sizeof host - 1);
   const auto hosts = ranks_.gather(std::as_bytes(std::span(host, std::strlen(host))));
 
   std::optional<Plan> plan;
+  WeightsFile weights = fetch_weights();
   mpi::together(ranks_, [&] {
-    WeightsFile weights = parse_weights(start_.model);
-    Bytes().swap(start_.model);
     ModelCard card = read_model_card(weights, model_path_);
     plan.emplace(fuse_network(std::move(weights), std::move(card), model_path_), start_.precision, start_.batch,
                  &start_.calibration);
@@ -497,6 +525,9 @@ void validate(const ScoreOptions& options) {
     throw UsageError(fmt::format("--watchdog_seconds is {}, but must be at least 0", options.watchdog_seconds));
   }
   if (options.seed < 0) throw UsageError(fmt::format("--seed is {}, but must not be negative", options.seed));
+  if (!options.features.empty() && options.features.extension() != ".h5" && options.features.extension() != ".hdf5") {
+    throw UsageError(fmt::format("--features is '{}', but must end in .h5 or .hdf5", options.features.native()));
+  }
   constexpr std::int64_t kMaxBatch = 1024;
   if (options.batch_size < 0 || options.batch_size > kMaxBatch) {
     throw UsageError(fmt::format("--batch_size is {}, but must be 1 to {}, or 0 for what suits the network",

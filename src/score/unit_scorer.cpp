@@ -4,14 +4,61 @@
 #include <chrono>
 #include <exception>
 #include <span>
+#include <tuple>
+#include <utility>
 
 #include "quadrat/base/error.h"
 #include "quadrat/image/png.h"
 
 namespace quadrat::score {
 
-UnitScorer::UnitScorer(Plan& plan, TileFeed& feed)
-    : plan_(plan), feed_(feed), pixels_(static_cast<std::size_t>(plan.batch() * plan.bytes_per_tile())) {}
+namespace {
+
+constexpr unsigned kViews = 8;
+
+/// A square tile flipped left to right (bit 2 of `view`) and then turned by `view` % 4 quarters.
+/// @param from, to [side, side, 3]
+void show(unsigned view, std::size_t side, const std::uint8_t* from, std::uint8_t* to) {
+  const auto last = side - 1;
+  for (std::size_t y = 0; y < side; ++y) {
+    for (std::size_t x = 0; x < side; ++x) {
+      std::size_t row = y, column = x;
+      for (unsigned turn = 0; turn < view % 4; ++turn) std::tie(row, column) = std::pair(column, last - row);
+      if (view >= 4) column = last - column;
+      std::copy_n(from + (row * side + column) * 3, 3, to + (y * side + x) * 3);
+    }
+  }
+}
+
+}  // namespace
+
+UnitScorer::UnitScorer(Plan& plan, TileFeed& feed, Extras extras)
+    : plan_(plan),
+      feed_(feed),
+      extras_(extras),
+      pixels_(static_cast<std::size_t>(plan.batch() * plan.bytes_per_tile())),
+      view_(extras.all_views ? pixels_.size() : 0) {}
+
+std::vector<float> UnitScorer::infer(std::span<const std::uint8_t> tiles, std::vector<float>& features) {
+  const Plan::Result result = plan_.infer(tiles);
+  if (extras_.features) {
+    const float* from = result.features.const_data_ptr<float>();
+    features.insert(features.end(), from, from + result.features.numel());
+  }
+  std::vector<float> rows = probabilities(result.logits);
+  if (!extras_.all_views) return rows;
+  std::vector<double> sums(rows.begin(), rows.end());
+  const auto bytes = static_cast<std::size_t>(plan_.bytes_per_tile());
+  for (unsigned view = 1; view < kViews; ++view) {
+    for (std::size_t at = 0; at < tiles.size(); at += bytes) {
+      show(view, plan_.card().tile_px, tiles.data() + at, view_.data() + at);
+    }
+    rows = probabilities(plan_.infer(std::span(view_).first(tiles.size())).logits);
+    for (std::size_t i = 0; i < rows.size(); ++i) sums[i] += rows[i];
+  }
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(sums[i] / kViews);
+  return rows;
+}
 
 std::string UnitScorer::decode(const TileFeed::Item& item, std::uint32_t side_px, std::span<std::uint8_t> pixels) {
   if (!item.error.empty()) return item.error;
@@ -45,7 +92,7 @@ std::optional<UnitResult> UnitScorer::score(std::uint64_t unit, std::size_t tile
       rejected.push_back(i);
       result.rejected.push_back({static_cast<std::uint32_t>(first + i), std::move(reason)});
     }
-    std::vector<float> rows = probabilities(plan_.infer(std::span(pixels_).first(here * bytes)).logits);
+    std::vector<float> rows = infer(std::span(pixels_).first(here * bytes), result.features);
     for (const std::size_t i : rejected) std::fill_n(rows.begin() + static_cast<std::ptrdiff_t>(i * classes), classes, 0.0F);
     result.probabilities.insert(result.probabilities.end(), rows.begin(), rows.end());
     if (!between(here)) return std::nullopt;

@@ -33,8 +33,9 @@ struct Calibration {
   std::int64_t groups = 0;
 };
 
-/// A network compiled for this CPU: layers fused, weights prepacked, activations channels-last, shapes fixed. All
-/// through the oneDNN operators that LibTorch registers (mkldnn::_convolution_pointwise and its relatives).
+/// A network compiled for this CPU: layers fused, weights prepacked, activations channels-last, shapes fixed, through
+/// the oneDNN operators that LibTorch registers (mkldnn::_convolution_pointwise and its relatives). In fp32 and bf16,
+/// convolutions of stride 1 go by Winograd's algorithm instead where there is AVX-512.
 ///
 /// Convolutions run on `kTilesAtOnce` tiles at a time, so that activations stay in the cache; fully connected layers
 /// on all of the batch, so that their weights are read once. A tile's result does not depend on its neighbours or on
@@ -75,6 +76,7 @@ class Plan {
   Precision precision() const;
   const ModelCard& card() const;
   std::int64_t bytes_per_tile() const;
+  std::size_t layers() const;  ///< as many ranges a calibration has
 
  private:
   struct Impl;

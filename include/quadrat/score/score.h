@@ -21,6 +21,8 @@ struct ScoreOptions {
   std::string precision = "auto";  ///< auto, fp32, bf16 or int8
   std::string resume = "auto";     ///< auto or never
   std::int64_t batch_size = 0;     ///< tiles a rank computes together; 0: what suits the network
+  bool test_time_augmentation = false;  ///< the mean probabilities of 8 views of each tile
+  Path features;                   ///< where what the head sees is written; empty: nowhere
   double watchdog_seconds = 60;    ///< a rank silent for so long ends the job; 0: never
   Settings as_used;                ///< all of them as text, for the record
 };

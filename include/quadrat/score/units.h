@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <vector>
 
 #include "quadrat/mpi/unit_dealer.h"
 
@@ -8,10 +10,22 @@ namespace quadrat::score {
 
 using mpi::UnitDealer;
 
-/// Tiles are scored in units of consecutive tiles, the grain of dealing out work and of what a killed run repeats.
-/// The size depends on the number of tiles alone, so that a run can go on with another number of ranks: 1,024, or
-/// less where that would leave ranks idle; always a multiple of `batch`, so that every tile is computed in the same
-/// company whatever the ranks do.
-std::size_t unit_size(std::size_t tiles, std::size_t batch);
+/// How a set of tiles is cut into units of consecutive tiles, the grain of dealing out work and of what a killed run
+/// repeats: 1,024 each, towards the end fewer and fewer, so that ranks of uneven speed end at about the same time.
+///
+/// Depends on the numbers of tiles and of tiles in a batch alone, so that a run can go on with another number of ranks.
+/// Sizes are multiples of `batch` but for the last: every tile is computed in the same company whatever the ranks do.
+class Units {
+ public:
+  Units() = default;
+  Units(std::size_t tiles, std::size_t batch);
+
+  std::size_t count() const { return firsts_.empty() ? 0 : firsts_.size() - 1; }
+  std::size_t first(std::uint64_t unit) const { return firsts_[unit]; }  ///< tile, of unit < count()
+  std::size_t size(std::uint64_t unit) const { return firsts_[unit + 1] - firsts_[unit]; }
+
+ private:
+  std::vector<std::size_t> firsts_;  // and the number of tiles
+};
 
 }  // namespace quadrat::score

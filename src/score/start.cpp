@@ -1,0 +1,33 @@
+#include "start.h"
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "trial.h"
+
+namespace quadrat::score {
+
+void Start::broadcast(const mpi::Communicator& ranks) {
+  nlohmann::json small;
+  Bytes numbers(todo.size() * sizeof(std::uint64_t));
+  if (!todo.empty()) std::memcpy(numbers.data(), todo.data(), numbers.size());
+  if (ranks.is_root()) {
+    small = {{"precision", static_cast<int>(precision)}, {"reason", precision_reason}, {"batch", batch},
+             {"fingerprint", fingerprint},               {"model_crc32", model_crc32}};
+  }
+  small = nlohmann::json::parse(ranks.broadcast(small.dump()));
+  precision = static_cast<Precision>(small["precision"].get<int>());
+  precision_reason = small["reason"];
+  batch = small["batch"];
+  fingerprint = small["fingerprint"];
+  model_crc32 = small["model_crc32"];
+  numbers = ranks.broadcast(std::move(numbers));
+  todo.resize(numbers.size() / sizeof(std::uint64_t));
+  if (!todo.empty()) std::memcpy(todo.data(), numbers.data(), numbers.size());
+  calibration = deserialize_calibration(ranks.broadcast(ranks.is_root() ? serialize(calibration) : Bytes()));
+  const Bytes listed = ranks.broadcast(ranks.is_root() ? catalog.serialize() : Bytes());
+  if (!ranks.is_root()) catalog = Catalog::deserialize(listed);
+  units = Units(catalog.tiles.size(), static_cast<std::size_t>(batch));
+}
+
+}  // namespace quadrat::score
