@@ -8,6 +8,7 @@
 #include <limits>
 #include <thread>
 
+#include "quadrat/base/cpu.h"
 #include "quadrat/base/error.h"
 
 namespace quadrat {
@@ -29,11 +30,7 @@ torch::Device choose_device(const FinetuneOptions& options, const mpi::Communica
 
 bool choose_bf16(const FinetuneOptions& options, torch::Device device) {
   if (options.precision != "auto") return options.precision == "bf16";
-#ifdef __x86_64__
-  return device.is_cuda() || __builtin_cpu_supports("avx512bf16") != 0;
-#else
-  return device.is_cuda();
-#endif
+  return device.is_cuda() || cpu_features().bf16;
 }
 
 int choose_threads(const FinetuneOptions& options, const mpi::Communicator& ranks) {
