@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <algorithm>
+
 #include "quadrat/mpi/communicator.h"
 
 namespace quadrat::comm {
@@ -131,6 +133,25 @@ TEST(GradientReducer, ranks_without_a_gradient_count_as_zero) {
   const auto expected = gradients_of(0);
   for (std::size_t i = 0; i < expected.size(); ++i) {
     EXPECT_TRUE(torch::allclose(net.parameters()[i].grad(), expected[i], 1e-6, 1e-8));
+  }
+}
+
+TEST(GradientReducer, buckets_match_up_where_gradients_come_in_another_order) {
+  const auto ranks = mpi::Communicator::world();
+  if (ranks.size() == 1) return;
+  const auto reduce = make_mpi_all_reduce(ranks);
+  Net net;
+  auto forwards = net.parameters();
+  forwards.resize(6);
+  // The first buckets wait for the gradients that come last, and only on rank 0 does any come.
+  std::reverse(forwards.begin(), forwards.end());
+  GradientReducer reducer(forwards, *reduce, {.bucket_bytes = 64});
+  reducer.prepare();
+  if (ranks.is_root()) net.forward(part(0, {4, 3, 8, 8})).square().mean().backward();
+  reducer.finish();
+  const auto expected = gradients_of(0);
+  for (std::size_t i = 0; i < 6; ++i) {
+    EXPECT_TRUE(torch::allclose(net.parameters()[i].grad(), expected[i], 1e-6, 1e-8)) << "parameter " << i;
   }
 }
 

@@ -9,8 +9,6 @@ cosine, batch statistics of each rank's part; the same tiles, ranks, threads and
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -20,8 +18,7 @@ import torch
 import torchvision
 from PIL import Image
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+import common
 
 
 def load(folder):
@@ -37,13 +34,7 @@ def load(folder):
 
 
 def normalised(pixels):
-    return ((pixels / 255 - MEAN) / STD).contiguous(memory_format=torch.channels_last)
-
-
-def dihedral(pixels, generator):
-    k, mirror = torch.randint(4, (), generator=generator).item(), torch.randint(2, (), generator=generator).item()
-    pixels = torch.rot90(pixels, k, (1, 2))
-    return pixels.flip(2) if mirror else pixels
+    return ((pixels / 255 - common.MEAN) / common.STD).contiguous(memory_format=torch.channels_last)
 
 
 def worker(arguments):
@@ -68,7 +59,7 @@ def worker(arguments):
         model.train()
         for batch in torch.randperm(len(x), generator=order).split(arguments.batch):
             mine = batch[rank::ranks]
-            inputs = normalised(torch.stack([dihedral(x[i], turns) for i in mine]))
+            inputs = normalised(torch.stack([common.dihedral(x[i], turns) for i in mine]))
             with amp:
                 logits = model(inputs)
             loss = torch.nn.functional.cross_entropy(logits.float(), y[mine], reduction="sum") * ranks / len(batch)
@@ -88,28 +79,19 @@ def worker(arguments):
 
 
 def peer(arguments, seed):
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(arguments.ranks), "--master-addr", "127.0.0.1",
-             "--master-port", "29511", os.path.abspath(__file__), "--worker", "--seed", str(seed)]
+    words = ["--seed", seed]
     for name in ("tiles", "epochs", "batch", "learning_rate", "precision"):
-        words += [f"--{name}", str(getattr(arguments, name))]
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
-    if not lines:
-        sys.exit(done.stderr)
-    _, error, seconds = lines[0].split()
-    return float(error), float(seconds)
+        words += [f"--{name}", getattr(arguments, name)]
+    error, seconds = common.torchrun(__file__, arguments.ranks, words)
+    return error, seconds
 
 
 def ours(arguments, seed, runs):
     start = time.monotonic()
-    words = ["mpirun", "--oversubscribe", "--bind-to", "none", *(["--allow-run-as-root"] if os.geteuid() == 0 else []), "-n",
-             str(arguments.ranks), os.path.join(ROOT, "build/release/bin/quadrat-finetune"), "--train",
-             f"{arguments.tiles}/train", "--validation", f"{arguments.tiles}/validation", "-p", "resnet18", "-r", "all", "-n",
-             str(arguments.epochs), "--batch_size", str(arguments.batch), "--learning_rate", str(arguments.learning_rate),
-             "--precision", arguments.precision, "--threads", "1", "--seed", str(seed), "--runs", runs, "-o", f"seed{seed}"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr)
+    common.finetune(arguments.bin, arguments.ranks, [
+        "--train", f"{arguments.tiles}/train", "--validation", f"{arguments.tiles}/validation", "-p", "resnet18", "-r", "all", "-n",
+        arguments.epochs, "--batch_size", arguments.batch, "--learning_rate", arguments.learning_rate, "--precision",
+        arguments.precision, "--seed", seed, "--runs", runs, "-o", f"seed{seed}"])
     return pd.read_hdf(f"{runs}/seed{seed}/run.h5", "epochs").validation_error.min(), time.monotonic() - start
 
 
@@ -122,6 +104,7 @@ def main():
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--bin", default=os.path.join(common.ROOT, "build/release/bin"), help="folder of quadrat-finetune")
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
