@@ -205,7 +205,7 @@ void unfilter_row(std::uint8_t filter, const std::uint8_t* coded, const std::uin
 void filter_row(const std::uint8_t* row, const std::uint8_t* above, std::size_t width_px,
                 std::uint8_t* scratch, std::uint8_t* coded) {
   const std::size_t bytes = width_px * kPixelBytes;
-  std::array<std::uint32_t, 5> costs;
+  std::array<std::uint32_t, 5> costs{};
   filter_all(row, above, bytes, scratch, costs.data());
   int best = 0;
   for (int filter = 1; filter < 5; ++filter) {

@@ -33,9 +33,9 @@ std::uint32_t big_endian(const std::byte* at) {
 }
 
 struct Chunk {
-  std::uint32_t type;
+  std::uint32_t type = 0;
   std::span<const std::byte> content;
-  const std::byte* at;
+  const std::byte* at = nullptr;
 
   bool crc_is_right() const {
     return libdeflate_crc32(0, at + 4, 4 + content.size()) == big_endian(at + 8 + content.size());
