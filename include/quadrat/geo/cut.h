@@ -58,17 +58,18 @@ struct CutSummary {
   std::map<std::string, std::uint64_t> discarded;  ///< by reason
 };
 
-/// Cuts images into tiles of 224 m, rows of the grid dealt to the ranks. Files are as DESIGN
-/// section 6 has them:
+/// Cuts images into tiles of 224 m; rows of the grid are dealt to the ranks as they get free. Files
+/// are as DESIGN section 6 has them:
 ///
-///     OUTPUT/[SET/][CLASS/]IMAGE_i.png     i counts the image's grid row by row from its
-///     north-west corner OUTPUT/[SET/]tile_summaries.csv      the tiles' corners, WGS 84
-///     OUTPUT/manifest.csv                  image,i,label,set of every tile kept, to be cut again
-///     exactly OUTPUT/tiles.json                    what was asked, kept and discarded; there once
-///     all else is
+///     OUTPUT/[SET/][CLASS/]IMAGE_i.png    i counts the grid row by row from the north-west corner
+///     OUTPUT/[SET/]tile_summaries.csv     the tiles' corners, WGS 84
+///     OUTPUT/manifest.csv                 image,i,label,set of every tile kept, to cut them again
+///     OUTPUT/tiles.json                   what was asked, kept and discarded; there once all is
 ///
 /// While it runs, OUTPUT/.quadrat_cut holds the plan and what is done: a restart goes on from
-/// there. Collective. @throws InputError, IoError, UsageError
+/// there. With `balance`, tiles are cut in an order drawn from the seed until every class has as
+/// many as the rarest, so that none is read which is not needed. Collective.
+/// @throws InputError, IoError, UsageError
 CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks);
 
 }  // namespace quadrat::geo
