@@ -287,6 +287,7 @@ array_task_requeued() {
   wait_for_end
   cmp runs/array_reference_resnet18_all/model.safetensors runs/array_task_requeued_resnet18_all/model.safetensors \
     || fail "another model"
+  drill=array_task_requeued
   row '`scontrol requeue` of one task of an array' "$recovery_s s; the other task ran on" "that task's work since its last epoch"
 }
 

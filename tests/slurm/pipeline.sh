@@ -29,10 +29,12 @@ submit() {
 }
 id_of() { sed -n "s/^\([0-9]*\) $1$/\1/p" pipeline.log; }
 
+sweep_has() { grep -qE "$1" "$work"/logs/quadrat-sweep-*.log; }
+
 submit
-wait_until 240 'an epoch of the sweep' grep -qE 'epoch +1/3: train' "$work"/logs/quadrat-sweep-*.log
+wait_until 240 'an epoch of the sweep' sweep_has 'epoch +1/3: train'
 scontrol requeue "$(id_of sweep)_5"
-wait_until 60 'the sweep to go on' grep -q 'going on with' "$work"/logs/quadrat-sweep-*.log
+wait_until 60 'the sweep to go on' sweep_has 'going on with'
 wait_until 300 'the report' job_has_ended "$(id_of report)"
 for name in cut sweep best score report; do
   [ "$(job_state "$(id_of "$name")")" = COMPLETED ] || fail "$name ended as $(job_state "$(id_of "$name")")"
