@@ -55,7 +55,7 @@ done
 
 start_cluster
 
-epochs=4
+epochs=5
 training=(--train tiles --validation tiles --pretrained_model_type resnet18 --retraining_type all --batch_size 16 --runs runs
   --sample_frac 0.3 --watchdog_seconds 4)
 scoring=(--tiles many --runs runs -o undisturbed --precision fp32 --scores scores --watchdog_seconds 4)
@@ -205,7 +205,7 @@ time_limit() {
   diff <(epochs_of longer) <(epochs_of time_limit) || fail "other epochs"
   drill=time_limit
   row "time limit near (SIGUSR1), $count times in one training" "$recovery_s s, of which Slurm waits 6 s" 'nothing: saved before the end'
-  epochs=4
+  epochs=5
 }
 
 cancelled() {

@@ -24,7 +24,7 @@ from=$SECONDS
 submit() {
   rm -f pipeline.log
   sbatch --parsable --output="$cluster/pipeline.log" "$source_dir/slurm/pipeline" --work "$work" --synthetic 14 --entries 5 \
-    -- --sample_frac 0.3 -- --num_epochs 3 --batch_size 16 >/dev/null
+    -- --sample_frac 0.3 -- --num_epochs 6 --batch_size 16 >/dev/null
   wait_until 60 'the jobs to be submitted' grep -q report pipeline.log
 }
 id_of() { sed -n "s/^\([0-9]*\) $1$/\1/p" pipeline.log; }
@@ -32,7 +32,7 @@ id_of() { sed -n "s/^\([0-9]*\) $1$/\1/p" pipeline.log; }
 sweep_has() { grep -qE "$1" "$work"/logs/quadrat-sweep-*.log; }
 
 submit
-wait_until 240 'an epoch of the sweep' sweep_has 'epoch +1/3: train'
+wait_until 240 'an epoch of the sweep' sweep_has 'epoch +1/6: train'
 scontrol requeue "$(id_of sweep)_5"
 wait_until 60 'the sweep to go on' sweep_has 'going on with'
 wait_until 300 'the report' job_has_ended "$(id_of report)"
