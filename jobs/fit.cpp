@@ -34,6 +34,8 @@ int main(int argc, char** argv) {
   parser.add("output_model_name,o", o.output_model_name, "NAME", "the run's name: its files go to RUNS/NAME/");
   parser.add("runs", o.runs, "DIR", "folder of runs");
   parser.add_choice("resume", o.resume, {"auto", "never"}, "whether to start an unfinished run of that name again");
+  parser.add("watchdog_seconds", o.watchdog_seconds, "X",
+             "a rank that gives no sign of life for so long ends the job, to be started again; 0: never");
   parser.require({"train", "validation", "pretrained_model_type", "output_model_name"});
   return quadrat::cli::run(parser, argc, argv, [&] {
     o.validate();

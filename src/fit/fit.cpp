@@ -26,6 +26,7 @@
 #include "quadrat/model/weights.h"
 #include "quadrat/mpi/communicator.h"
 #include "quadrat/mpi/environment.h"
+#include "quadrat/mpi/watchdog.h"
 #include "quadrat/record/feature_file.h"
 #include "quadrat/record/run_folder.h"
 #include "quadrat/score/network.h"
@@ -349,6 +350,7 @@ int fit(const FitOptions& options, const Settings& config) {
   catch_stop_signals();
   const mpi::Environment environment;
   const mpi::Communicator ranks = mpi::Communicator::world();
+  const mpi::Watchdog watchdog(ranks, options.watchdog_seconds);
   log::set_origin("quadrat-fit", ranks.size() > 1 ? ranks.rank() : -1);
   // One rank a core: see README.
   at::set_num_threads(1);

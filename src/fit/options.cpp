@@ -38,11 +38,13 @@ void FitOptions::validate() {
           fmt::format("--trees is {}, but must be from 1 to {}", trees, kMostTrees));
   constexpr std::int64_t kDeepest = 25;  // OpenCV's own limit
   require(depth >= 1 && depth <= kDeepest, fmt::format("--depth is {}, but must be from 1 to {}", depth, kDeepest));
+  require(watchdog_seconds >= 0, fmt::format("--watchdog_seconds is {}, but must be at least 0", watchdog_seconds));
   require(seed >= 0, fmt::format("--seed is {}, but must be at least 0", seed));
 }
 
 bool may_change_on_resume(const std::string& option) {
-  constexpr std::array<std::string_view, 4> kHow{"resume", "runs", "features", "mmlspark_model_type"};
+  constexpr std::array<std::string_view, 5> kHow{"resume", "runs", "features", "mmlspark_model_type",
+                                                  "watchdog_seconds"};
   return std::find(kHow.begin(), kHow.end(), option) != kHow.end();
 }
 

@@ -30,6 +30,7 @@ struct FitOptions {
   std::string resume = "auto";
   std::int64_t seed = 0;
   std::string precision = "auto";
+  double watchdog_seconds = 60;  ///< a rank silent for so long ends the job; 0: never
 
   /// Settles `classifier`, whichever way it was spelled.
   /// @throws UsageError for anything that can be seen to be wrong without touching a file
