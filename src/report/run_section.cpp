@@ -168,16 +168,18 @@ std::vector<Figure> run_figures(const RunRecord& run) {
   } else if (const EpochRow* best = best_epoch(run, Metric::kValidationError); best != nullptr) {
     figures.push_back({percent(best->validation_error), "lowest validation error"});
   }
-  if (!run.epochs.empty()) {
+  if (run.epochs.size() == 1) figures.push_back({percent(run.epochs[0].train_error), "training error"});
+  if (run.epochs.size() > 1) {
     figures.push_back({fmt::format("{}", run.epochs.size()), run.kept_epoch > 0 ? fmt::format("epochs, number {} kept", run.kept_epoch) : "epochs"});
-    figures.push_back({format_duration(total_seconds(run)), "training time"});
   }
+  if (!run.epochs.empty()) figures.push_back({format_duration(total_seconds(run)), "training time"});
   return figures;
 }
 
 std::vector<Section> run_sections(const RunRecord& run, const Path& tiles, std::vector<std::string>& notes) {
   std::vector<Section> sections;
-  if (!run.epochs.empty()) sections.push_back(curves(run));
+  // A classifier on kept features has one row; a curve through one point says nothing.
+  if (run.epochs.size() > 1) sections.push_back(curves(run));
   const bool has_tiles = std::any_of(run.confusion.begin(), run.confusion.end(), [](std::int64_t count) { return count > 0; });
   if (has_tiles) {
     sections.push_back(confusion(run));

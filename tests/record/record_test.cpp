@@ -10,6 +10,7 @@
 #include "made_records.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/random.h"
+#include "test_folder.h"
 
 // HDF5 1.10 loses 296 bytes of its own for some damaged object headers.
 extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }  // NOLINT(bugprone-reserved-identifier)
@@ -21,16 +22,14 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-class RecordTest : public ::testing::Test {
+class RecordTest : public test::InFolder {
  protected:
   void SetUp() override {
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = Path(::testing::TempDir()) / (std::string("record_") + info->name() + "_" + std::to_string(::getpid()));
-    make_folder(folder_);
+    InFolder::SetUp();
     path_ = folder_ / "run.h5";
   }
   void TearDown() override {
-    std::filesystem::remove_all(folder_);
+    InFolder::TearDown();
     // Every handle was given back, on every way out.
     EXPECT_EQ(H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL), 0);
   }
@@ -55,7 +54,6 @@ class RecordTest : public ::testing::Test {
     ASSERT_GE(H5Fclose(file), 0);
   }
 
-  Path folder_;
   Path path_;
 };
 

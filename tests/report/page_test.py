@@ -15,7 +15,7 @@ bin_dir = pathlib.Path(os.environ["QUADRAT_BIN"])
 def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        subprocess.run([bin_dir.parent / "tests" / "make_report_records", folder, "30"], check=True)
+        subprocess.run([bin_dir.parent / "tests" / "make_records", folder, "30"], check=True)
         done = subprocess.run([bin_dir / "quadrat-report", "--run", "made", "--scores", "year2", "--versus", "year1",
                                "--output", "report"], cwd=folder, check=True, capture_output=True, text=True)
         files = done.stdout.split()

@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <ogrsf_frmts.h>
-#include <unistd.h>
 
 #include <cmath>
 
@@ -13,6 +12,7 @@
 #include "quadrat/base/error.h"
 #include "quadrat/report/analysis.h"
 #include "quadrat/report/county.h"
+#include "test_folder.h"
 
 namespace quadrat::report {
 namespace {
@@ -22,17 +22,14 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-class ReportTest : public ::testing::Test {
+class ReportTest : public test::InFolder {
  protected:
   void SetUp() override {
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = Path(::testing::TempDir()) / (std::string("report_") + info->name() + "_" + std::to_string(::getpid()));
-    make_folder(folder_);
+    InFolder::SetUp();
     options_.runs = folder_ / "runs";
     options_.scores_folder = folder_ / "scores";
     options_.output = folder_ / "report";
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
 
   void keep(RunRecord run, const std::string& name) {
     make_folder(options_.runs / name);
@@ -49,7 +46,6 @@ class ReportTest : public ::testing::Test {
     return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
   }
 
-  Path folder_;
   ReportOptions options_;
 };
 

@@ -1,6 +1,5 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 
@@ -9,6 +8,7 @@
 #include "quadrat/report/run_list.h"
 #include "quadrat/report/run_text.h"
 #include "quadrat/report/text_table.h"
+#include "test_folder.h"
 
 namespace quadrat::report {
 namespace {
@@ -18,15 +18,8 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-class RunsTest : public ::testing::Test {
+class RunsTest : public test::InFolder {
  protected:
-  void SetUp() override {
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    runs_ = Path(::testing::TempDir()) / (std::string("runs_") + info->name() + "_" + std::to_string(::getpid()));
-    make_folder(runs_);
-  }
-  void TearDown() override { std::filesystem::remove_all(runs_); }
-
   /// A run whose validation errors are these, and that differs from others in what `config` says.
   void keep(const std::string& name, const std::vector<double>& errors, const Settings& config = {}) {
     RunRecord run = test::made_run(name, 0, 12, static_cast<std::uint32_t>(errors.size()));
@@ -36,19 +29,18 @@ class RunsTest : public ::testing::Test {
         if (there == key) old = value;
       }
     }
-    make_folder(runs_ / name);
-    write_run_record(runs_ / name / "run.h5", run);
+    make_folder(folder_ / name);
+    write_run_record(folder_ / name / "run.h5", run);
   }
 
   std::vector<std::string> sorted_names() {
-    std::vector<RunEntry> entries = list_runs(runs_);
+    std::vector<RunEntry> entries = list_runs(folder_);
     sort_by_metric(entries, Metric::kValidationError);
     std::vector<std::string> names;
     for (const RunEntry& entry : entries) names.push_back(entry.name);
     return names;
   }
 
-  Path runs_;
 };
 
 TEST_F(RunsTest, best_epoch_counts_not_the_last) {
@@ -57,18 +49,18 @@ TEST_F(RunsTest, best_epoch_counts_not_the_last) {
   keep("begun", {});
   keep("broken", {std::nan(""), std::nan("")});
   keep("half", {std::nan(""), 0.25});
-  make_folder(runs_ / "empty");
-  make_folder(runs_ / "foreign");
-  write_file(runs_ / "foreign" / "run.h5", "text");
-  write_file(runs_ / "a_file", "text");
+  make_folder(folder_ / "empty");
+  make_folder(folder_ / "foreign");
+  write_file(folder_ / "foreign" / "run.h5", "text");
+  write_file(folder_ / "a_file", "text");
   EXPECT_THAT(sorted_names(), ElementsAre("early", "half", "late", "begun", "broken", "empty", "foreign"));
 }
 
 TEST_F(RunsTest, list_names_what_it_cannot_read) {
   keep("good", {0.25});
-  make_folder(runs_ / "foreign");
-  write_file(runs_ / "foreign" / "run.h5", "text");
-  const std::vector<RunEntry> entries = list_runs(runs_);
+  make_folder(folder_ / "foreign");
+  write_file(folder_ / "foreign" / "run.h5", "text");
+  const std::vector<RunEntry> entries = list_runs(folder_);
   const std::string text = list_text(entries, Metric::kValidationError, {});
   EXPECT_THAT(text, AllOf(HasSubstr("good"), HasSubstr("25.00 %"), HasSubstr("foreign: unreadable"), HasSubstr("no HDF5 file")));
   EXPECT_THAT(list_csv(entries, Metric::kValidationError), AllOf(HasSubstr("\ngood,complete,"), HasSubstr("\nforeign,unreadable,")));
@@ -79,7 +71,7 @@ TEST_F(RunsTest, seeds_are_grouped) {
   keep("a1", {0.22}, {{"seed", "1"}});
   keep("a2", {0.24}, {{"seed", "2"}});
   keep("b", {0.30}, {{"learning_rate", "0.1"}});
-  const std::vector<RunEntry> entries = list_runs(runs_);
+  const std::vector<RunEntry> entries = list_runs(folder_);
   const std::vector<RunGroup> groups = group_by_settings(entries, Metric::kValidationError);
   ASSERT_EQ(groups.size(), 2U);
   EXPECT_EQ(groups[0].name, "a0 (+2)");
@@ -95,7 +87,7 @@ TEST_F(RunsTest, many_runs_are_compared_within_the_width) {
   for (int i = 0; i < 40; ++i) keep("run" + std::to_string(i), {0.5, 0.3}, {{"learning_rate", std::to_string(0.001 * (i + 1))}});
   TextStyle style;
   style.width = 80;
-  const std::string text = compare_text(list_runs(runs_), Metric::kValidationError, style);
+  const std::string text = compare_text(list_runs(folder_), Metric::kValidationError, style);
   std::size_t longest = 0;
   std::string_view settings(text);
   settings = settings.substr(settings.find("Settings"));
@@ -110,25 +102,25 @@ TEST_F(RunsTest, many_runs_are_compared_within_the_width) {
 TEST_F(RunsTest, run_that_is_not_there) {
   keep("resnet", {0.2});
   try {
-    load_run(runs_, "resent", false);
+    load_run(folder_, "resent", false);
     FAIL();
   } catch (const InputError& error) {
     EXPECT_THAT(error.what(), HasSubstr("did you mean 'resnet'"));
   }
-  EXPECT_THROW(load_run(runs_, "../resnet", false), UsageError);
-  EXPECT_THROW(list_runs(runs_ / "nowhere"), IoError);
+  EXPECT_THROW(load_run(folder_, "../resnet", false), UsageError);
+  EXPECT_THROW(list_runs(folder_ / "nowhere"), IoError);
 }
 
 TEST_F(RunsTest, show_says_all) {
   keep("made", {0.5, 0.25, 0.3});
-  const std::string text = show_text(load_run(runs_, "made", false), {});
+  const std::string text = show_text(load_run(folder_, "made", false), {});
   EXPECT_THAT(text, AllOf(HasSubstr("25.00 % at epoch 2"), HasSubstr("learning_rate"), HasSubstr("threads_per_rank"),
                           HasSubstr("true \\ predicted"), HasSubstr("precision")));
 }
 
 TEST_F(RunsTest, export_is_csv) {
   keep("made", {0.5, 0.25});
-  const RunRecord run = load_run(runs_, "made", true);
+  const RunRecord run = load_run(folder_, "made", true);
   const std::string epochs = export_csv(run, "epochs");
   EXPECT_THAT(epochs, AllOf(HasSubstr("epoch,train_loss"), HasSubstr("\n2,"), HasSubstr(",0.25,")));
   EXPECT_EQ(std::count(epochs.begin(), epochs.end(), '\n'), 3);

@@ -5,7 +5,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
-"$QUADRAT_BIN/../tests/make_report_records" . 12
+"$QUADRAT_BIN/../tests/make_records" . 12
 mkdir runs/foreign runs/deleted
 echo "no record" > runs/foreign/run.h5
 

@@ -1,4 +1,5 @@
-// Writes a run and two years of a county, placed on the ground, into a folder: what quadrat-report is tried on.
+// Writes records into a folder: a complete run, one that has just begun, and two years of a county,
+// placed on the ground. What programs are tried on, and what others read without our code.
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -9,7 +10,7 @@
 int main(int argc, char** argv) {
   using namespace quadrat;
   if (argc < 2 || argc > 3) {
-    std::fprintf(stderr, "usage: make_report_records DIR [TILES_ACROSS]\n");
+    std::fprintf(stderr, "usage: make_records DIR [TILES_ACROSS]\n");
     return 1;
   }
   try {
@@ -18,8 +19,13 @@ int main(int argc, char** argv) {
     RunRecord run = test::made_run("made");
     make_folder(root / "runs" / "made");
     write_run_record(root / "runs" / "made" / "run.h5", run);
+    RunRecord started = test::made_run("started", 1, 0, 0);
+    started.status = RunStatus::kRunning;
+    make_folder(root / "runs" / "started");
+    write_run_record(root / "runs" / "started" / "run.h5", started);
     for (const int year : {1, 2}) {
-      ScoreRecord scores = test::made_scores(static_cast<std::uint64_t>(year), across, 0.11 + 0.05 * year);
+      ScoreRecord scores =
+          test::made_scores(static_cast<std::uint64_t>(year), across, 0.11 + 0.05 * year);
       test::place(scores, across, "EPSG:26919", 280000, 4710000, 224);
       const Path folder = root / "scores" / ("year" + std::to_string(year));
       make_folder(folder);
