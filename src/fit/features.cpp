@@ -26,14 +26,15 @@ std::pair<std::size_t, std::size_t> share_of(std::size_t tiles, const mpi::Commu
   return {tiles * rank / size, tiles * (rank + 1) / size};
 }
 
-torch::Tensor compute_features(score::Plan& plan, const Catalog& tiles, const mpi::Communicator& ranks,
-                               std::string_view what) {
+torch::Tensor compute_features(score::Plan& plan, const Catalog& tiles,
+                               const mpi::Communicator& ranks, std::string_view what) {
   const auto [first, last] = share_of(tiles.tiles.size(), ranks);
   const auto batch = static_cast<std::size_t>(plan.batch());
   const auto bytes = static_cast<std::size_t>(plan.bytes_per_tile());
   std::vector<std::uint8_t> pixels(batch * bytes);
-  auto features = torch::zeros({static_cast<std::int64_t>(last - first), score::feature_count(plan.card().architecture)},
-                               torch::kFloat);
+  auto features = torch::zeros(
+      {static_cast<std::int64_t>(last - first), score::feature_count(plan.card().architecture)},
+      torch::kFloat);
   Progress progress(what, "tiles", last - first, ranks.is_root());
   std::vector<std::uint32_t> mine(last - first);
   std::iota(mine.begin(), mine.end(), static_cast<std::uint32_t>(first));
@@ -42,7 +43,8 @@ torch::Tensor compute_features(score::Plan& plan, const Catalog& tiles, const mp
   for (std::size_t begin = first; begin < last && stop_signal() == 0; begin += batch) {
     const std::size_t count = std::min(batch, last - begin);
     for (std::size_t i = 0; i < count; ++i) {
-      std::memcpy(pixels.data() + i * bytes, store.pixels(static_cast<std::uint32_t>(begin + i)), bytes);
+      std::memcpy(pixels.data() + i * bytes, store.pixels(static_cast<std::uint32_t>(begin + i)),
+                  bytes);
     }
     features.narrow(0, static_cast<std::int64_t>(begin - first), static_cast<std::int64_t>(count))
         .copy_(plan.infer(std::span(pixels).first(count * bytes)).features);
@@ -57,18 +59,21 @@ torch::Tensor gather_rows(const torch::Tensor& mine, const mpi::Communicator& ra
   const std::int64_t width = mine.size(1);
   std::size_t bytes = 0;
   for (const Bytes& part : parts) bytes += part.size();
-  auto all = torch::empty({static_cast<std::int64_t>(bytes / sizeof(float)) / width, width}, torch::kFloat);
+  auto all = torch::empty({static_cast<std::int64_t>(bytes / sizeof(float)) / width, width},
+                          torch::kFloat);
   auto* out = static_cast<std::byte*>(all.mutable_data_ptr());
   for (const Bytes& part : parts) out = std::copy(part.begin(), part.end(), out);
   return all;
 }
 
-torch::Tensor broadcast_rows(const torch::Tensor& rows, std::int64_t width, const mpi::Communicator& ranks) {
+torch::Tensor broadcast_rows(const torch::Tensor& rows, std::int64_t width,
+                             const mpi::Communicator& ranks) {
   if (ranks.size() == 1) return rows;
   Bytes bytes;
   if (ranks.is_root()) bytes.assign(bytes_of(rows).begin(), bytes_of(rows).end());
   bytes = ranks.broadcast(std::move(bytes));
-  auto all = torch::empty({static_cast<std::int64_t>(bytes.size() / sizeof(float)) / width, width}, torch::kFloat);
+  auto all = torch::empty({static_cast<std::int64_t>(bytes.size() / sizeof(float)) / width, width},
+                          torch::kFloat);
   std::memcpy(all.mutable_data_ptr(), bytes.data(), bytes.size());
   return all;
 }

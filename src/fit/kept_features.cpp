@@ -14,15 +14,16 @@ namespace quadrat::fit {
 
 namespace {
 
-/// Of the list of tiles and of their files' sizes: what changes when tiles are replaced and can be told without reading
-/// them. Packed tiles have checksums of their own in the catalog.
+/// Of the list of tiles and of their files' sizes: what changes when tiles are replaced and can be
+/// told without reading them. Packed tiles have checksums of their own in the catalog.
 std::uint32_t checksum_of(const Catalog& catalog) {
   Catalog nameless = catalog;
   nameless.root.clear();
   for (Tile& tile : nameless.tiles) {
     std::error_code ignored;
     if (tile.shard == Tile::kOwnFile) {
-      tile.size_bytes = static_cast<std::uint32_t>(std::filesystem::file_size(catalog.root / tile.name, ignored));
+      tile.size_bytes =
+          static_cast<std::uint32_t>(std::filesystem::file_size(catalog.root / tile.name, ignored));
     }
   }
   const Bytes bytes = nameless.serialize();
@@ -35,8 +36,8 @@ std::span<const float> values_of(const torch::Tensor& rows) {
   return {rows.const_data_ptr<float>(), static_cast<std::size_t>(rows.numel())};
 }
 
-Settings features_depend_on(const std::string& network, const WeightsFile& weights, const std::string& precision,
-                            const TrainingSets& sets) {
+Settings features_depend_on(const std::string& network, const WeightsFile& weights,
+                            const std::string& precision, const TrainingSets& sets) {
   std::uint32_t weights_crc = 0;
   for (const StoredTensor& tensor : weights.tensors) {
     weights_crc = libdeflate_crc32(weights_crc, tensor.data.data(), tensor.data.size());
@@ -53,18 +54,20 @@ bool are_kept(const Path& path, const Settings& made_of) {
   if (!std::filesystem::exists(path, ignored)) return false;
   const Settings found = read_features_made_of(path);
   for (const auto& [name, value] : made_of) {
-    const auto it = std::find_if(found.begin(), found.end(), [&key = name](const auto& pair) { return pair.first == key; });
+    const auto it = std::find_if(found.begin(), found.end(),
+                                 [&key = name](const auto& pair) { return pair.first == key; });
     const std::string before = it == found.end() ? "" : it->second;
     if (before == value) continue;
     throw InputError("use features in", path.native(),
-                     fmt::format("they were made with another {} ('{}', now '{}')", name, printable(before), value),
+                     fmt::format("they were made with another {} ('{}', now '{}')", name,
+                                 printable(before), value),
                      "name another file for these, or remove that one");
   }
   return true;
 }
 
-void keep(const Path& path, const Settings& made_of, const TrainingSets& sets, const torch::Tensor& train,
-          const torch::Tensor& validation) {
+void keep(const Path& path, const Settings& made_of, const TrainingSets& sets,
+          const torch::Tensor& train, const torch::Tensor& validation) {
   FeatureFile file;
   file.made_of = made_of;
   file.classes = sets.train.classes;

@@ -11,7 +11,8 @@ namespace quadrat::fit {
 namespace {
 
 constexpr std::size_t kRemembered = 10;
-constexpr double kEnoughDescent = 1e-4;  // Nocedal and Wright, Numerical Optimization, 2006, section 3.1
+constexpr double kEnoughDescent =
+    1e-4;  // Nocedal and Wright, Numerical Optimization, 2006, section 3.1
 constexpr double kShorter = 0.5;
 
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
@@ -34,7 +35,8 @@ struct Pair {
   double product;  ///< of the two
 };
 
-/// Minus the inverse curvature times the gradient: the two-loop recursion (Nocedal and Wright, algorithm 7.4).
+/// Minus the inverse curvature times the gradient: the two-loop recursion (Nocedal and Wright,
+/// algorithm 7.4).
 std::vector<double> direction(const std::deque<Pair>& pairs, const std::vector<double>& gradient) {
   std::vector<double> q = gradient;
   std::vector<double> alpha(pairs.size());
@@ -42,8 +44,9 @@ std::vector<double> direction(const std::deque<Pair>& pairs, const std::vector<d
     alpha[i] = dot(pairs[i].step, q) / pairs[i].product;
     add(q, -alpha[i], pairs[i].change);
   }
-  const double scale =
-      pairs.empty() ? 1 / std::max(1.0, std::sqrt(dot(q, q))) : pairs.back().product / dot(pairs.back().change, pairs.back().change);
+  const double scale = pairs.empty()
+                           ? 1 / std::max(1.0, std::sqrt(dot(q, q)))
+                           : pairs.back().product / dot(pairs.back().change, pairs.back().change);
   for (double& value : q) value *= scale;
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     add(q, alpha[i] - dot(pairs[i].change, q) / pairs[i].product, pairs[i].step);
@@ -54,7 +57,8 @@ std::vector<double> direction(const std::deque<Pair>& pairs, const std::vector<d
 
 }  // namespace
 
-Minimum minimise(const Objective& objective, std::vector<double> start, std::int64_t max_iterations, double tolerance) {
+Minimum minimise(const Objective& objective, std::vector<double> start, std::int64_t max_iterations,
+                 double tolerance) {
   Minimum at;
   at.x = std::move(start);
   std::vector<double> gradient(at.x.size());

@@ -20,8 +20,9 @@ void sum_over_ranks(torch::Tensor& values, const mpi::Communicator& ranks) {
   ranks.sum(std::span(values.data_ptr<double>(), static_cast<std::size_t>(values.numel())));
 }
 
-void for_each_block(const torch::Tensor& features,
-                    const std::function<void(std::int64_t first, const torch::Tensor& rows)>& work) {
+void for_each_block(
+    const torch::Tensor& features,
+    const std::function<void(std::int64_t first, const torch::Tensor& rows)>& work) {
   for (std::int64_t first = 0; first < features.size(0); first += kBlockRows) {
     const std::int64_t rows = std::min(kBlockRows, features.size(0) - first);
     work(first, features.narrow(0, first, rows).to(torch::kDouble));
@@ -36,11 +37,14 @@ struct Moments {
 Moments moments_of(const torch::Tensor& features, double rows, const mpi::Communicator& ranks) {
   Moments result;
   result.mean = torch::zeros({features.size(1)}, torch::kDouble);
-  for_each_block(features, [&](std::int64_t, const torch::Tensor& block) { result.mean += block.sum(0); });
+  for_each_block(features,
+                 [&](std::int64_t, const torch::Tensor& block) { result.mean += block.sum(0); });
   sum_over_ranks(result.mean, ranks);
   result.mean /= rows;
   auto squares = torch::zeros_like(result.mean);
-  for_each_block(features, [&](std::int64_t, const torch::Tensor& block) { squares += (block - result.mean).square().sum(0); });
+  for_each_block(features, [&](std::int64_t, const torch::Tensor& block) {
+    squares += (block - result.mean).square().sum(0);
+  });
   sum_over_ranks(squares, ranks);
   const auto deviation = (squares / rows).sqrt();
   // What float32 features differ by when they are all the same but for rounding.
@@ -51,8 +55,9 @@ Moments moments_of(const torch::Tensor& features, double rows, const mpi::Commun
 
 }  // namespace
 
-LogisticRegression fit_logistic_regression(const torch::Tensor& features, const torch::Tensor& labels,
-                                           std::int64_t classes, double l2, std::int64_t max_iterations,
+LogisticRegression fit_logistic_regression(const torch::Tensor& features,
+                                           const torch::Tensor& labels, std::int64_t classes,
+                                           double l2, std::int64_t max_iterations,
                                            const mpi::Communicator& ranks) {
   const torch::InferenceMode guard;
   const std::int64_t width = features.size(1);
@@ -64,7 +69,9 @@ LogisticRegression fit_logistic_regression(const torch::Tensor& features, const 
   const auto view = [&](const std::vector<double>& x) {
     return torch::from_blob(const_cast<double*>(x.data()), {weights + classes}, torch::kDouble);
   };
-  const auto unscaled = [&](const torch::Tensor& x) { return x.narrow(0, 0, weights).view({classes, width}) * moments.scale; };
+  const auto unscaled = [&](const torch::Tensor& x) {
+    return x.narrow(0, 0, weights).view({classes, width}) * moments.scale;
+  };
   const auto uncentred = [&](const torch::Tensor& x, const torch::Tensor& weight) {
     return x.narrow(0, weights, classes) - weight.mv(moments.mean);
   };
@@ -91,13 +98,16 @@ LogisticRegression fit_logistic_regression(const torch::Tensor& features, const 
     sum_over_ranks(sums, ranks);
     const torch::Tensor free = at.narrow(0, 0, weights).view({classes, width});
     auto out = view(gradient);
-    out.narrow(0, 0, weights).view({classes, width}).copy_((by_weight - by_bias.outer(moments.mean)) * moments.scale / rows + l2 * free);
+    out.narrow(0, 0, weights)
+        .view({classes, width})
+        .copy_((by_weight - by_bias.outer(moments.mean)) * moments.scale / rows + l2 * free);
     out.narrow(0, weights, classes).copy_(by_bias / rows);
     return loss.item<double>() / rows + l2 / 2 * free.square().sum().item<double>();
   };
 
   const Minimum minimum =
-      minimise(objective, std::vector<double>(static_cast<std::size_t>(weights + classes)), max_iterations, kTolerance);
+      minimise(objective, std::vector<double>(static_cast<std::size_t>(weights + classes)),
+               max_iterations, kTolerance);
   LogisticRegression result;
   const torch::Tensor at = view(minimum.x);
   result.weight = unscaled(at);

@@ -37,11 +37,13 @@ Forest tree_of(const cv::ml::RTrees& trained, std::int32_t features, std::int32_
 }
 
 /// The leaves' shares of each class.
-void count_leaves(Forest& tree, std::span<const float> values, std::span<const std::int32_t> labels) {
+void count_leaves(Forest& tree, std::span<const float> values,
+                  std::span<const std::int32_t> labels) {
   const auto columns = static_cast<std::size_t>(tree.classes);
   tree.fractions.assign(tree.feature.size() * columns, 0.0F);
   for (std::size_t row = 0; row < labels.size(); ++row) {
-    const auto leaf = static_cast<std::size_t>(tree.leaf_of(0, values.data() + row * static_cast<std::size_t>(tree.features)));
+    const auto leaf = static_cast<std::size_t>(
+        tree.leaf_of(0, values.data() + row * static_cast<std::size_t>(tree.features)));
     ++tree.fractions[leaf * columns + static_cast<std::size_t>(labels[row])];
   }
   for (std::size_t node = 0; node < tree.feature.size(); ++node) {
@@ -54,8 +56,9 @@ void count_leaves(Forest& tree, std::span<const float> values, std::span<const s
 
 }  // namespace
 
-Forest fit_random_forest(std::span<const float> values, std::span<const std::int32_t> labels, std::int32_t features,
-                         std::int32_t classes, const ForestOptions& options, const mpi::Communicator& ranks) {
+Forest fit_random_forest(std::span<const float> values, std::span<const std::int32_t> labels,
+                         std::int32_t features, std::int32_t classes, const ForestOptions& options,
+                         const mpi::Communicator& ranks) {
   cv::setNumThreads(1);
   const auto rows = static_cast<int>(labels.size());
   // OpenCV only reads them.
@@ -72,7 +75,8 @@ Forest fit_random_forest(std::span<const float> values, std::span<const std::int
       trees->setRegressionAccuracy(0);
       trees->setActiveVarCount(std::max(1, static_cast<int>(std::sqrt(features))));
       trees->setTermCriteria(cv::TermCriteria(cv::TermCriteria::MAX_ITER, 1, 0));
-      cv::theRNG().state = KeyedRandom({options.seed, kStreamForest, static_cast<std::uint64_t>(number)}).next();
+      cv::theRNG().state =
+          KeyedRandom({options.seed, kStreamForest, static_cast<std::uint64_t>(number)}).next();
       trees->train(data);
       mine.push_back(tree_of(*trees, features, classes));
       count_leaves(mine.back(), values, labels);
@@ -91,7 +95,8 @@ Forest fit_random_forest(std::span<const float> values, std::span<const std::int
       bytes = to_safetensors(tree);
     }
     bytes = ranks.broadcast(std::move(bytes), owner);
-    forest.append(Forest::from_weights(parse_weights(bytes), features, classes, "a tree of another rank"));
+    forest.append(
+        Forest::from_weights(parse_weights(bytes), features, classes, "a tree of another rank"));
   }
   return forest;
 }

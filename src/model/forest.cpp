@@ -18,7 +18,8 @@ namespace {
 constexpr double kSmallestProbability = 1e-15;
 
 template <typename T>
-void add_tensor(WeightsFile& weights, const char* name, std::vector<std::int64_t> shape, const std::vector<T>& values) {
+void add_tensor(WeightsFile& weights, const char* name, std::vector<std::int64_t> shape,
+                const std::vector<T>& values) {
   StoredTensor tensor;
   tensor.name = name;
   tensor.dtype = std::is_same_v<T, float> ? DType::kF32 : DType::kI32;
@@ -30,21 +31,23 @@ void add_tensor(WeightsFile& weights, const char* name, std::vector<std::int64_t
 
 /// @param shape -1 where any size will do
 template <typename T>
-std::vector<T> take_tensor(const WeightsFile& weights, const char* name, const std::vector<std::int64_t>& shape,
-                           const Path& path) {
+std::vector<T> take_tensor(const WeightsFile& weights, const char* name,
+                           const std::vector<std::int64_t>& shape, const Path& path) {
   const StoredTensor* found = weights.find(name);
   if (found == nullptr) {
     throw InputError("use model", path.native(), fmt::format("it has no tensor '{}'", name),
                      "name a model that quadrat-fit wrote");
   }
   const DType wanted = std::is_same_v<T, float> ? DType::kF32 : DType::kI32;
-  const bool fits = found->shape.size() == shape.size() &&
-                    std::equal(shape.begin(), shape.end(), found->shape.begin(),
-                               [](std::int64_t want, std::int64_t is) { return want < 0 || want == is; });
+  const bool fits =
+      found->shape.size() == shape.size() &&
+      std::equal(shape.begin(), shape.end(), found->shape.begin(),
+                 [](std::int64_t want, std::int64_t is) { return want < 0 || want == is; });
   if (found->dtype != wanted || !fits) {
     throw InputError("use model", path.native(),
-                     fmt::format("tensor '{}' is {} [{}], but {} [{}] is expected", name, to_string(found->dtype),
-                                 fmt::join(found->shape, ", "), to_string(wanted), fmt::join(shape, ", ")));
+                     fmt::format("tensor '{}' is {} [{}], but {} [{}] is expected", name,
+                                 to_string(found->dtype), fmt::join(found->shape, ", "),
+                                 to_string(wanted), fmt::join(shape, ", ")));
   }
   std::vector<T> values(static_cast<std::size_t>(found->elements()));
   if (!values.empty()) std::memcpy(values.data(), found->data.data(), values.size() * sizeof(T));
@@ -56,7 +59,8 @@ std::vector<T> take_tensor(const WeightsFile& weights, const char* name, const s
 std::int32_t Forest::leaf_of(std::int32_t root, const float* values) const {
   auto node = static_cast<std::size_t>(root);
   while (feature[node] >= 0) {
-    node = static_cast<std::size_t>(values[feature[node]] <= threshold[node] ? left[node] : right[node]);
+    node = static_cast<std::size_t>(values[feature[node]] <= threshold[node] ? left[node]
+                                                                             : right[node]);
   }
   return static_cast<std::int32_t>(node);
 }
@@ -67,11 +71,13 @@ void Forest::log_probabilities(const float* values, std::int64_t rows, float* ou
   for (std::int64_t row = 0; row < rows; ++row, values += features, out += classes) {
     std::fill(sums.begin(), sums.end(), 0.0);
     for (const std::int32_t root : roots) {
-      const float* leaf = fractions.data() + static_cast<std::size_t>(leaf_of(root, values)) * columns;
+      const float* leaf =
+          fractions.data() + static_cast<std::size_t>(leaf_of(root, values)) * columns;
       for (std::size_t c = 0; c < columns; ++c) sums[c] += leaf[c];
     }
     for (std::size_t c = 0; c < columns; ++c) {
-      out[c] = static_cast<float>(std::log(std::max(kSmallestProbability, sums[c] / static_cast<double>(roots.size()))));
+      out[c] = static_cast<float>(
+          std::log(std::max(kSmallestProbability, sums[c] / static_cast<double>(roots.size()))));
     }
   }
 }
@@ -117,7 +123,8 @@ Forest Forest::from_weights(const WeightsFile& weights, std::int32_t features, s
   forest.fractions = take_tensor<float>(weights, "forest.fractions", {nodes, classes}, path);
   if (forest.roots.empty()) refuse("its forest has no tree");
   for (const std::int32_t root : forest.roots) {
-    if (root < 0 || root >= nodes) refuse(fmt::format("its forest has {} nodes, but a root is {}", nodes, root));
+    if (root < 0 || root >= nodes)
+      refuse(fmt::format("its forest has {} nodes, but a root is {}", nodes, root));
   }
   for (std::int64_t i = 0; i < nodes; ++i) {
     const auto node = static_cast<std::size_t>(i);
@@ -130,13 +137,16 @@ Forest Forest::from_weights(const WeightsFile& weights, std::int32_t features, s
         sum += share;
       }
       constexpr double kRounding = 1e-3;
-      if (!right || !(std::abs(sum - 1) < kRounding)) refuse(fmt::format("the fractions of its forest's leaf {} are none", i));
+      if (!right || !(std::abs(sum - 1) < kRounding))
+        refuse(fmt::format("the fractions of its forest's leaf {} are none", i));
       continue;
     }
     // Children after their parents: every walk ends.
     const auto leads_on = [&](std::int32_t child) { return child > i && child < nodes; };
-    if (forest.feature[node] >= features || !leads_on(forest.left[node]) || !leads_on(forest.right[node])) {
-      refuse(fmt::format("its forest's node {} leads nowhere, or asks for a feature that is not there", i));
+    if (forest.feature[node] >= features || !leads_on(forest.left[node]) ||
+        !leads_on(forest.right[node])) {
+      refuse(fmt::format(
+          "its forest's node {} leads nowhere, or asks for a feature that is not there", i));
     }
   }
   return forest;

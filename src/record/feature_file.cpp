@@ -13,17 +13,18 @@ using hdf5::Layout;
 constexpr const char* kSchema = "quadrat-features";
 constexpr std::int64_t kVersion = 1;
 
-void write_set(hid_t file, const char* name, const FeatureFile::Set& set, std::span<const float> features,
-               std::int64_t width) {
+void write_set(hid_t file, const char* name, const FeatureFile::Set& set,
+               std::span<const float> features, std::int64_t width) {
   std::size_t tile_bytes = 1;
   for (const std::string& tile : set.tiles) tile_bytes = std::max(tile_bytes, tile.size());
   const hdf5::Group group = hdf5::create_group(file, name);
   const Layout layout({{"tile", ColumnType::kText, tile_bytes, "path below the folder of tiles"},
                        {"label", ColumnType::kU16, 0, "true class, index into /classes"}});
-  hdf5::write_table(group, "tiles", layout, set.tiles.size(), "one row a tile", [&](std::uint64_t i, std::byte* row) {
-    layout.put(row, 0, std::string_view(set.tiles[i]));
-    layout.put(row, 1, set.labels[i]);
-  });
+  hdf5::write_table(group, "tiles", layout, set.tiles.size(), "one row a tile",
+                    [&](std::uint64_t i, std::byte* row) {
+                      layout.put(row, 0, std::string_view(set.tiles[i]));
+                      layout.put(row, 1, set.labels[i]);
+                    });
   hdf5::write_floats(group, "features", features, static_cast<std::uint64_t>(width),
                      "what the network's last layer would see, one row a tile");
 }
@@ -50,10 +51,11 @@ Settings read_features_made_of(const Path& path) {
   });
 }
 
-std::vector<float> read_feature_rows(const Path& path, const std::string& set, std::uint64_t width, std::uint64_t first,
-                                     std::uint64_t last) {
+std::vector<float> read_feature_rows(const Path& path, const std::string& set, std::uint64_t width,
+                                     std::uint64_t first, std::uint64_t last) {
   return read_record("read features", path, [&] {
-    return hdf5::read_float_rows(hdf5::FileOnDisk(path), "/" + set + "/features", width, first, last);
+    return hdf5::read_float_rows(hdf5::FileOnDisk(path), "/" + set + "/features", width, first,
+                                 last);
   });
 }
 

@@ -7,8 +7,8 @@
 
 namespace quadrat {
 
-TrainingSets list_training_sets(const Path& train, const Path& validation, double sample_frac, std::uint64_t seed,
-                                const mpi::Communicator& ranks) {
+TrainingSets list_training_sets(const Path& train, const Path& validation, double sample_frac,
+                                std::uint64_t seed, const mpi::Communicator& ranks) {
   TrainingSets sets;
   Bytes train_list, validation_list;
   mpi::together(ranks, [&] {
@@ -17,12 +17,13 @@ TrainingSets list_training_sets(const Path& train, const Path& validation, doubl
     sets.validation = list_labelled_tiles(validation);
     if (sets.train.classes != sets.validation.classes) {
       throw InputError("compare classes of", train.native(),
-                       fmt::format("it has {}, but '{}' has {}", enumerate(sets.train.classes), validation.native(),
-                                   enumerate(sets.validation.classes)),
+                       fmt::format("it has {}, but '{}' has {}", enumerate(sets.train.classes),
+                                   validation.native(), enumerate(sets.validation.classes)),
                        "give both the same class folders");
     }
     if (sets.train.classes.size() < 2) {
-      throw InputError("learn from", train.native(), "it has one class only", "there must be at least two");
+      throw InputError("learn from", train.native(), "it has one class only",
+                       "there must be at least two");
     }
     sample_tiles(sets.train, sample_frac, seed);
     sample_tiles(sets.validation, sample_frac, seed);

@@ -15,11 +15,15 @@ struct Minimum {
 };
 
 /// Fills the gradient, which has x's size. @return the function's value
-using Objective = std::function<double(const std::vector<double>& x, std::vector<double>& gradient)>;
+using Objective =
+    std::function<double(const std::vector<double>& x, std::vector<double>& gradient)>;
 
-/// Minimises a smooth convex function by L-BFGS (Nocedal, 1980: the last 10 steps stand for the curvature) with
-/// backtracking until Armijo's condition holds. Deterministic: ranks that are given the same values take the same steps.
-/// @param tolerance it has converged where no component of the gradient is larger, or where rounding hides any descent
-Minimum minimise(const Objective& objective, std::vector<double> start, std::int64_t max_iterations, double tolerance);
+/// Minimises a smooth convex function by L-BFGS (Nocedal, 1980: the last 10 steps stand for the
+/// curvature) with backtracking until Armijo's condition holds. Deterministic: ranks that are given
+/// the same values take the same steps.
+/// @param tolerance it has converged where no component of the gradient is larger, or where
+/// rounding hides any descent
+Minimum minimise(const Objective& objective, std::vector<double> start, std::int64_t max_iterations,
+                 double tolerance);
 
 }  // namespace quadrat::fit

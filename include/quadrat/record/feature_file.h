@@ -10,9 +10,9 @@
 
 namespace quadrat {
 
-/// What a network makes of a training and a validation set, kept between runs. Schema "quadrat-features" version 1:
-/// /made_of (attributes), /classes, and for each of /train and /validation a table `tiles` (`tile`, `label` u2) beside
-/// `features`, f4 [tiles, width].
+/// What a network makes of a training and a validation set, kept between runs. Schema
+/// "quadrat-features" version 1: /made_of (attributes), /classes, and for each of /train and
+/// /validation a table `tiles` (`tile`, `label` u2) beside `features`, f4 [tiles, width].
 struct FeatureFile {
   struct Set {
     std::vector<std::string> tiles;
@@ -30,12 +30,14 @@ struct FeatureFile {
 void write_features(const Path& path, const FeatureFile& file, std::span<const float> train,
                     std::span<const float> validation);
 
-/// FeatureFile::made_of. @throws IoError; InputError where it is not such a file or of a newer version
+/// FeatureFile::made_of. @throws IoError; InputError where it is not such a file or of a newer
+/// version
 Settings read_features_made_of(const Path& path);
 
-/// Rows [first, last) of a set's features. @param set "train" or "validation" @param width values a tile must have
+/// Rows [first, last) of a set's features. @param set "train" or "validation" @param width values a
+/// tile must have
 /// @throws IoError; InputError where it has another width or fewer tiles
-std::vector<float> read_feature_rows(const Path& path, const std::string& set, std::uint64_t width, std::uint64_t first,
-                                     std::uint64_t last);
+std::vector<float> read_feature_rows(const Path& path, const std::string& set, std::uint64_t width,
+                                     std::uint64_t first, std::uint64_t last);
 
 }  // namespace quadrat

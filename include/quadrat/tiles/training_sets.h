@@ -14,10 +14,12 @@ struct TrainingSets {
   Catalog validation;
 };
 
-/// Rank 0 lists both folders, checks that they go together and keeps the sample; every rank gets the lists. Collective.
+/// Rank 0 lists both folders, checks that they go together and keeps the sample; every rank gets
+/// the lists. Collective.
 /// @param sample_frac as sample_tiles' fraction, of either set
-/// @throws InputError on all ranks: as list_labelled_tiles; class folders that differ; one class only
-TrainingSets list_training_sets(const Path& train, const Path& validation, double sample_frac, std::uint64_t seed,
-                                const mpi::Communicator& ranks);
+/// @throws InputError on all ranks: as list_labelled_tiles; class folders that differ; one class
+/// only
+TrainingSets list_training_sets(const Path& train, const Path& validation, double sample_frac,
+                                std::uint64_t seed, const mpi::Communicator& ranks);
 
 }  // namespace quadrat
