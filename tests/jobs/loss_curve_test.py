@@ -1,0 +1,134 @@
+"""The losses of quadrat-finetune follow PyTorch's, epoch by epoch: the same tiles in the same order, from the same weights.
+
+ResNet18, all layers, fp32, one rank, no augmentation. The order of tiles is worked out here a second time, from what
+include/quadrat/tiles/shard_plan.h and include/quadrat/base/random.h say. Short by default; the whole curve:
+
+  QUADRAT_BIN=build/release/bin QUADRAT_SHARED=../shared python tests/jobs/loss_curve_test.py --epochs 10 --tiles_per_class 40
+"""
+import argparse
+import math
+import os
+import sys
+import unittest
+
+import numpy as np
+import pandas as pd
+import torch
+import torchvision
+from PIL import Image
+
+import common
+from common import TILES, InFolder, run
+
+SHARDS, BATCH, RATE, SEED = 16, 16, 0.0005, 3
+DECAY = 0.1  # so much that its absence would show
+STREAM_SHARD, STREAM_ORDER = 2, 3
+MASK = (1 << 64) - 1
+
+
+class KeyedRandom:
+    def __init__(self, *key):
+        self.state = 0x6A09E667F3BCC909
+        for part in key:
+            self.state = self.mix(self.state ^ self.mix((part + 0x9E3779B97F4A7C15) & MASK))
+
+    @staticmethod
+    def mix(z):
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+        return z ^ (z >> 31)
+
+    def below(self, n):
+        self.state = (self.state + 0x9E3779B97F4A7C15) & MASK
+        return self.mix(self.state) * n >> 64
+
+    def shuffled(self, items):
+        items = list(items)
+        for i in range(len(items), 1, -1):
+            j = self.below(i)
+            items[i - 1], items[j] = items[j], items[i - 1]
+        return items
+
+
+def batches(labels, epoch):
+    """Tiles of each of the epoch's batches."""
+    shards, dealt = [[] for _ in range(SHARDS)], 0
+    for label in sorted(set(labels)):
+        for tile in KeyedRandom(SEED, STREAM_SHARD, label).shuffled(i for i, l in enumerate(labels) if l == label):
+            shards[dealt % SHARDS].append(tile)
+            dealt += 1
+    orders = [KeyedRandom(SEED, STREAM_ORDER, epoch, s).shuffled(tiles) for s, tiles in enumerate(shards)]
+    share = BATCH // SHARDS
+    for step in range(-(-len(shards[0]) // share)):
+        yield [tile for order in orders for tile in order[step * share:(step + 1) * share]]
+
+
+def load(folder):
+    normalise = torchvision.transforms.Compose([
+        torchvision.transforms.ToTensor(), torchvision.transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+    data = torchvision.datasets.ImageFolder(folder)
+    return torch.stack([normalise(Image.open(path).convert("RGB")) for path, _ in data.samples]), data.targets
+
+
+def curve(model, epochs):
+    """PyTorch's (train loss, validation loss, learning rate) of each epoch.
+
+    Not channels-last: there PyTorch sums batch statistics in float32, one row after the other, and is off by 1e-5.
+    """
+    (x, labels), (xv, validation_labels) = load("train"), load("validation")
+    y, yv = torch.tensor(labels), torch.tensor(validation_labels)
+    optimizer = torch.optim.SGD(model.parameters(), RATE, 0.9, weight_decay=DECAY)
+    steps = epochs * len(list(batches(labels, 1)))
+    rows, step = [], 0
+    for epoch in range(1, epochs + 1):
+        model.train()
+        total = 0.0
+        for batch in batches(labels, epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+            loss = torch.nn.functional.cross_entropy(model(x[batch]), y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(batch)
+            step += 1
+        model.eval()
+        with torch.no_grad():
+            validation = torch.nn.functional.cross_entropy(torch.cat([model(part) for part in xv.split(16)]), yv).item()
+        rows.append((total / len(y), validation, optimizer.param_groups[0]["lr"]))
+    return np.array(rows)
+
+
+class LossCurve(InFolder):
+    epochs, tiles_per_class = 2, 8
+
+    def test_follows_pytorch(self):
+        for name, count in (("train", self.tiles_per_class), ("validation", max(2, self.tiles_per_class // 4))):
+            for label in os.listdir(f"{TILES}/{name}"):
+                os.makedirs(f"{name}/{label}")
+                for tile in sorted(os.listdir(f"{TILES}/{name}/{label}"))[:count]:
+                    os.symlink(f"{os.path.abspath(TILES)}/{name}/{label}/{tile}", f"{name}/{label}/{tile}")
+        torch.manual_seed(1)
+        model = torchvision.models.resnet18(num_classes=len(os.listdir("train")))
+        torch.save(model.state_dict(), "start.pth")
+        run("quadrat-finetune", "--train", "train", "--validation", "validation", "-p", "resnet18", "-r", "all",
+            "--pretrained_weights", "start.pth", "--augment", "none", "--precision", "fp32", "--batch_size", BATCH, "--shards",
+            SHARDS, "--learning_rate", RATE, "--weight_decay", DECAY, "--seed", SEED, "-n", self.epochs, "-o", "curve", ranks=1)
+        ours = pd.read_hdf("runs/curve/run.h5", "epochs")[["train_loss", "validation_loss", "learning_rate"]].to_numpy()
+        theirs = curve(model, self.epochs)
+        for epoch, (a, b) in enumerate(zip(ours, theirs), 1):
+            print(f"epoch {epoch:2}: train loss {a[0]:.6f}, PyTorch {b[0]:.6f}; validation loss {a[1]:.6f}, PyTorch {b[1]:.6f}",
+                  flush=True)
+        np.testing.assert_allclose(ours[:, 2], theirs[:, 2], rtol=1e-9)
+        # fp32 sums in another order: 1e-7 a step, which training amplifies from step to step.
+        np.testing.assert_allclose(ours[:, :2], theirs[:, :2], rtol=1e-3)
+
+
+if __name__ == "__main__":
+    common.need_real_tiles()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=LossCurve.epochs)
+    parser.add_argument("--tiles_per_class", type=int, default=LossCurve.tiles_per_class)
+    arguments = parser.parse_args()
+    LossCurve.epochs, LossCurve.tiles_per_class = arguments.epochs, arguments.tiles_per_class
+    unittest.main(argv=sys.argv[:1], verbosity=2)
