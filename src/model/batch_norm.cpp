@@ -87,9 +87,9 @@ std::pair<torch::Tensor, torch::Tensor> local_statistics(const torch::Tensor& in
   for_type(input, [&](auto type) {
     using T = decltype(type);
     rows.for_parts([&](std::int64_t part, std::int64_t first, std::int64_t count) {
-      normalize::statistics(data<T>(input) + first * channels, count, channels,
-                            data<double>(part_means) + part * channels,
-                            data<double>(part_deviations) + part * channels);
+      normalize::kernels<T>().statistics(data<T>(input) + first * channels, count, channels,
+                                         data<double>(part_means) + part * channels,
+                                         data<double>(part_deviations) + part * channels);
     });
   });
   auto counts = torch::full({rows.parts(), 1}, static_cast<double>(kRowsAtOnce), options);
@@ -236,9 +236,9 @@ class Normalize : public torch::autograd::Function<Normalize> {
         const std::int64_t out = normalize::pooled(height) * normalize::pooled(width) * channels;
         at::parallel_for(0, input.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
           for (std::int64_t n = begin; n < end; ++n) {
-            normalize::apply_pooled(data<const T>(input) + n * in, data<const A>(scale),
-                                    data<const A>(offset), height, width, channels,
-                                    data<T>(output) + n * out, data<std::uint8_t>(place) + n * out);
+            normalize::kernels<T>().apply_pooled(
+                data<const T>(input) + n * in, data<const A>(scale), data<const A>(offset), height,
+                width, channels, data<T>(output) + n * out, data<std::uint8_t>(place) + n * out);
           }
         });
         return;
@@ -249,10 +249,10 @@ class Normalize : public torch::autograd::Function<Normalize> {
       const Rows rows(input);
       rows.for_parts([&](std::int64_t /*part*/, std::int64_t first, std::int64_t count) {
         const std::int64_t at = first * channels;
-        normalize::apply(data<const T>(input) + at,
-                         residual.defined() ? data<const T>(residual) + at : nullptr,
-                         after == After::kRelu, data<const A>(scale), data<const A>(offset), count,
-                         channels, data<T>(output) + at);
+        normalize::kernels<T>().apply(data<const T>(input) + at,
+                                      residual.defined() ? data<const T>(residual) + at : nullptr,
+                                      after == After::kRelu, data<const A>(scale),
+                                      data<const A>(offset), count, channels, data<T>(output) + at);
       });
     });
     return {output, place};
@@ -268,9 +268,9 @@ class Normalize : public torch::autograd::Function<Normalize> {
       using T = decltype(type);
       at::parallel_for(0, input.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t n = begin; n < end; ++n) {
-          normalize::backward_pooled(data<const T>(gradient) + n * out,
-                                     data<const std::uint8_t>(place) + n * out, height, width,
-                                     channels, data<T>(spread) + n * in);
+          normalize::kernels<T>().backward_pooled(data<const T>(gradient) + n * out,
+                                                  data<const std::uint8_t>(place) + n * out, height,
+                                                  width, channels, data<T>(spread) + n * in);
         }
       });
     });
@@ -291,7 +291,7 @@ class Normalize : public torch::autograd::Function<Normalize> {
       rows.for_parts([&](std::int64_t part, std::int64_t first, std::int64_t count) {
         const std::int64_t at = first * channels;
         double* to = data<double>(parts) + part * 2 * channels;
-        normalize::backward_sums(
+        normalize::kernels<T>().backward_sums(
             data<const T>(gradient) + at, output.defined() ? data<const T>(output) + at : nullptr,
             data<const T>(input) + at, data<const A>(mean), count, channels,
             passed.defined() ? data<T>(passed) + at : nullptr, to, to + channels);
@@ -310,7 +310,7 @@ class Normalize : public torch::autograd::Function<Normalize> {
       using A = normalize::ArithmeticOf<T>;
       rows.for_parts([&](std::int64_t /*part*/, std::int64_t first, std::int64_t count) {
         const std::int64_t at = first * rows.channels;
-        normalize::backward_input(
+        normalize::kernels<T>().backward_input(
             data<const T>(gradient) + at, output.defined() ? data<const T>(output) + at : nullptr,
             data<const T>(input) + at, data<const A>(mean), data<const A>(a), data<const A>(b),
             data<const A>(c), count, rows.channels, data<T>(grad_input) + at);

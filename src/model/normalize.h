@@ -24,53 +24,67 @@ using ArithmeticOf = typename Arithmetic<T>::Type;
 /// Channels are taken in groups of this many: the kernels need a whole number of groups.
 constexpr std::int64_t kChannelGroup = 64;
 
-// The kernels below go over `rows` positions of a channels-last map: x is [rows, channels]. T is
-// float, double or Bf16. They are single-threaded; callers deal rows to threads.
-
-/// Mean and sum of squared deviations of every channel. Blocks of rows are summed about their own
-/// first row and merged in float64, so that nothing cancels however far from 0 the mean is (Chan,
-/// Golub and LeVeque, 1979).
-/// @param mean, deviations [channels]
+/// The kernels for one element type: float, double or Bf16. They go over `rows` positions of a
+/// channels-last map, so that x is [rows, channels], and are single-threaded: callers deal rows to
+/// threads.
 template <typename T>
-void statistics(const T* x, std::int64_t rows, std::int64_t channels, double* mean,
-                double* deviations);
+struct Kernels {
+  using A = ArithmeticOf<T>;
 
-/// y = x * scale + offset (+ residual), then max(0, y) where `relu`.
-/// @param residual as x, or null; scale, offset [channels]
-template <typename T>
-void apply(const T* x, const T* residual, bool relu, const ArithmeticOf<T>* scale,
-           const ArithmeticOf<T>* offset, std::int64_t rows, std::int64_t channels, T* y);
+  /// Mean and sum of squared deviations of every channel. Blocks of rows are summed about their own
+  /// first row and merged in float64, so that nothing cancels however far from 0 the mean is (Chan,
+  /// Golub and LeVeque, 1979).
+  /// @param mean, deviations [channels]
+  void (*statistics)(const T* x, std::int64_t rows, std::int64_t channels, double* mean,
+                     double* deviations);
 
-/// With g = dy, or 0 where y (if given) is not positive: sum of g and of g * (x - mean), per
-/// channel, added to `sum_g` and `sum_gx`.
-/// @param g_out where g goes, or null; may be dy
-template <typename T>
-void backward_sums(const T* dy, const T* y, const T* x, const ArithmeticOf<T>* mean,
-                   std::int64_t rows, std::int64_t channels, T* g_out, double* sum_g,
-                   double* sum_gx);
+  /// y = x * scale + offset (+ residual), then max(0, y) where `relu`.
+  /// @param residual as x, or null; scale, offset [channels]
+  void (*apply)(const T* x, const T* residual, bool relu, const A* scale, const A* offset,
+                std::int64_t rows, std::int64_t channels, T* y);
 
-/// dx = a * g + b * (x - mean) + c. @param a, b, c, mean [channels]; y as in backward_sums; dx may
-/// be dy
+  /// With g = dy, or 0 where y (if given) is not positive: sum of g and of g * (x - mean), per
+  /// channel, added to `sum_g` and `sum_gx`.
+  /// @param g_out where g goes, or null; may be dy
+  void (*backward_sums)(const T* dy, const T* y, const T* x, const A* mean, std::int64_t rows,
+                        std::int64_t channels, T* g_out, double* sum_g, double* sum_gx);
+
+  /// dx = a * g + b * (x - mean) + c. @param a, b, c, mean [channels]; y as in backward_sums; dx
+  /// may be dy
+  void (*backward_input)(const T* dy, const T* y, const T* x, const A* mean, const A* a, const A* b,
+                         const A* c, std::int64_t rows, std::int64_t channels, T* dx);
+
+  /// Maximum over 3x3 windows, stride 2, padding 1, of max(0, x * scale + offset), for one image.
+  /// @param x [height, width, channels]; y, place [pooled(height), pooled(width), channels]
+  /// @param place which of the window's nine the maximum is, the first of several, or 255 where it
+  /// is not positive
+  void (*apply_pooled)(const T* x, const A* scale, const A* offset, std::int64_t height,
+                       std::int64_t width, std::int64_t channels, T* y, std::uint8_t* place);
+
+  /// Its gradient before scale and offset: g [height, width, channels] from dy and place as above.
+  void (*backward_pooled)(const T* dy, const std::uint8_t* place, std::int64_t height,
+                          std::int64_t width, std::int64_t channels, T* g);
+};
+
+/// The kernels for the vector registers this processor has.
 template <typename T>
-void backward_input(const T* dy, const T* y, const T* x, const ArithmeticOf<T>* mean,
-                    const ArithmeticOf<T>* a, const ArithmeticOf<T>* b, const ArithmeticOf<T>* c,
-                    std::int64_t rows, std::int64_t channels, T* dx);
+const Kernels<T>& kernels();
 
 /// Side of what a 3x3 maximum with stride 2 and padding 1 makes of a side.
 constexpr std::int64_t pooled(std::int64_t side) { return (side - 1) / 2 + 1; }
 
-/// Maximum over 3x3 windows, stride 2, padding 1, of max(0, x * scale + offset), for one image.
-/// @param x [height, width, channels]; y, place [pooled(height), pooled(width), channels]
-/// @param place which of the window's nine the maximum is, the first of several, or 255 where it is
-/// not positive
+// One source, compiled for each generation of vector registers (normalize_kernels.h).
+namespace avx512 {
 template <typename T>
-void apply_pooled(const T* x, const ArithmeticOf<T>* scale, const ArithmeticOf<T>* offset,
-                  std::int64_t height, std::int64_t width, std::int64_t channels, T* y,
-                  std::uint8_t* place);
-
-/// Its gradient before scale and offset: g [height, width, channels] from dy and place as above.
+Kernels<T> kernels();
+}
+namespace avx2 {
 template <typename T>
-void backward_pooled(const T* dy, const std::uint8_t* place, std::int64_t height,
-                     std::int64_t width, std::int64_t channels, T* g);
+Kernels<T> kernels();
+}
+namespace baseline {
+template <typename T>
+Kernels<T> kernels();
+}
 
 }  // namespace quadrat::normalize

@@ -1,0 +1,2 @@
+#define QUADRAT_VECTORS avx512
+#include "normalize_kernels.h"

@@ -1,0 +1,2 @@
+#define QUADRAT_VECTORS baseline
+#include "normalize_kernels.h"

@@ -1,0 +1,297 @@
+// The kernels' source, included by one file for each generation of vector registers with
+// QUADRAT_VECTORS as the name of its namespace. It uses no function of the standard library: a copy
+// compiled for this file's registers could be the one that the linker keeps for all.
+#include <cstdint>
+#include <type_traits>
+
+#include "normalize.h"
+
+#define QUADRAT_INLINE inline __attribute__((always_inline))
+
+namespace quadrat::normalize::QUADRAT_VECTORS {
+
+namespace {
+
+constexpr std::int64_t kLanes = 16;
+constexpr std::int64_t kParts = kChannelGroup / kLanes;
+/// Rows summed in T's arithmetic before they are added to float64 sums: 64 channels of them stay in
+/// the first cache.
+constexpr std::int64_t kBlockRows = 256;
+
+template <typename A>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float Type __attribute__((vector_size(kLanes * sizeof(float))));
+};
+template <>
+struct VectorOf<double> {
+  typedef double Type __attribute__((vector_size(kLanes * sizeof(double))));
+};
+template <typename A>
+using Vector = typename VectorOf<A>::Type;
+typedef std::uint32_t Words __attribute__((vector_size(kLanes * sizeof(std::uint32_t))));
+typedef std::uint16_t Halves __attribute__((vector_size(kLanes * sizeof(std::uint16_t))));
+typedef std::uint8_t Octets __attribute__((vector_size(kLanes)));
+
+template <typename V>
+QUADRAT_INLINE V read(const void* from) {
+  V values;
+  __builtin_memcpy(&values, from, sizeof values);
+  return values;
+}
+
+template <typename T>
+QUADRAT_INLINE Vector<ArithmeticOf<T>> load(const T* from) {
+  if constexpr (std::is_same_v<T, Bf16>) {
+    const Words words = __builtin_convertvector(read<Halves>(from), Words) << 16;
+    return __builtin_bit_cast(Vector<float>, words);
+  } else {
+    return read<Vector<T>>(from);
+  }
+}
+
+template <typename T>
+QUADRAT_INLINE void store(T* to, Vector<ArithmeticOf<T>> values) {
+  if constexpr (std::is_same_v<T, Bf16>) {
+    const auto words = __builtin_bit_cast(Words, values);
+    const Words rounded = (words + 0x7fff + ((words >> 16) & 1)) >> 16;  // to nearest, ties to even
+    const Words kept = values == values ? rounded : (words >> 16 | 0x40);  // not a number stays one
+    const Halves halves = __builtin_convertvector(kept, Halves);
+    __builtin_memcpy(to, &halves, sizeof halves);
+  } else {
+    __builtin_memcpy(to, &values, sizeof values);
+  }
+}
+
+template <typename A>
+struct Group {
+  Vector<A> part[kParts];
+  QUADRAT_INLINE Vector<A>& operator[](std::int64_t p) { return part[p]; }
+  QUADRAT_INLINE const Vector<A>& operator[](std::int64_t p) const { return part[p]; }
+};
+
+QUADRAT_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+template <typename T>
+QUADRAT_INLINE Group<ArithmeticOf<T>> load_group(const T* from) {
+  Group<ArithmeticOf<T>> group;
+  for (int p = 0; p < kParts; ++p) group[p] = load(from + p * kLanes);
+  return group;
+}
+
+template <typename V>
+QUADRAT_INLINE V rectified(V values) {
+  return values < 0 ? V{} : values;  // not a number stays one
+}
+
+template <typename T>
+QUADRAT_INLINE void statistics_of(const T* x, std::int64_t rows, std::int64_t channels,
+                                  double* mean, double* deviations) {
+  using A = ArithmeticOf<T>;
+  for (std::int64_t c = 0; c < channels; ++c) mean[c] = deviations[c] = 0;
+  for (std::int64_t done = 0; done < rows; done += kBlockRows) {
+    const std::int64_t block = smaller(kBlockRows, rows - done);
+    for (std::int64_t c = 0; c < channels; c += kChannelGroup) {
+      const T* from = x + done * channels + c;
+      const Group<A> first = load_group(from);
+      Group<A> sum{}, squares{};
+      for (std::int64_t r = 1; r < block; ++r) {
+        for (int p = 0; p < kParts; ++p) {
+          const Vector<A> d = load(from + r * channels + p * kLanes) - first[p];
+          sum[p] += d;
+          squares[p] += d * d;
+        }
+      }
+      const double n = static_cast<double>(block), before = static_cast<double>(done),
+                   all = before + n;
+      for (std::int64_t i = 0; i < kChannelGroup; ++i) {
+        const double s = sum[i / kLanes][i % kLanes];
+        const double delta = first[i / kLanes][i % kLanes] + s / n - mean[c + i];
+        deviations[c + i] +=
+            squares[i / kLanes][i % kLanes] - s * s / n + delta * delta * before * n / all;
+        mean[c + i] += delta * n / all;
+      }
+    }
+  }
+}
+
+template <bool relu, bool with_residual, typename T>
+QUADRAT_INLINE void apply_to(const T* x, const T* residual, const ArithmeticOf<T>* scale,
+                             const ArithmeticOf<T>* offset, std::int64_t rows,
+                             std::int64_t channels, T* y) {
+  using A = ArithmeticOf<T>;
+  for (std::int64_t c = 0; c < channels; c += kChannelGroup) {
+    const Group<A> s = load_group(scale + c), o = load_group(offset + c);
+    for (std::int64_t at = c; at < rows * channels; at += channels) {
+      for (int p = 0; p < kParts; ++p) {
+        Vector<A> v = load(x + at + p * kLanes) * s[p] + o[p];
+        if constexpr (with_residual) v += load(residual + at + p * kLanes);
+        if constexpr (relu) v = rectified(v);
+        store(y + at + p * kLanes, v);
+      }
+    }
+  }
+}
+
+template <typename T>
+QUADRAT_INLINE void apply_any(const T* x, const T* residual, bool relu,
+                              const ArithmeticOf<T>* scale, const ArithmeticOf<T>* offset,
+                              std::int64_t rows, std::int64_t channels, T* y) {
+  if (relu && residual != nullptr)
+    return apply_to<true, true>(x, residual, scale, offset, rows, channels, y);
+  if (relu) return apply_to<true, false>(x, residual, scale, offset, rows, channels, y);
+  if (residual != nullptr)
+    return apply_to<false, true>(x, residual, scale, offset, rows, channels, y);
+  apply_to<false, false>(x, residual, scale, offset, rows, channels, y);
+}
+
+/// The gradient that passes the rectification.
+template <bool masked, typename T>
+QUADRAT_INLINE Vector<ArithmeticOf<T>> passing(const T* dy, const T* y) {
+  const auto g = load(dy);
+  if constexpr (!masked) return g;
+  return load(y) > 0 ? g : Vector<ArithmeticOf<T>>{};
+}
+
+template <bool masked, bool writing, typename T>
+QUADRAT_INLINE void backward_sums_of(const T* dy, const T* y, const T* x,
+                                     const ArithmeticOf<T>* mean, std::int64_t rows,
+                                     std::int64_t channels, T* g_out, double* sum_g,
+                                     double* sum_gx) {
+  using A = ArithmeticOf<T>;
+  for (std::int64_t done = 0; done < rows; done += kBlockRows) {
+    const std::int64_t end = smaller(done + kBlockRows, rows) * channels;
+    for (std::int64_t c = 0; c < channels; c += kChannelGroup) {
+      const Group<A> m = load_group(mean + c);
+      Group<A> g_sum{}, gx_sum{};
+      for (std::int64_t at = done * channels + c; at < end; at += channels) {
+        for (int p = 0; p < kParts; ++p) {
+          const std::int64_t i = at + p * kLanes;
+          const Vector<A> g = passing<masked>(dy + i, y + i);
+          if constexpr (writing) store(g_out + i, g);
+          g_sum[p] += g;
+          gx_sum[p] += g * (load(x + i) - m[p]);
+        }
+      }
+      for (std::int64_t i = 0; i < kChannelGroup; ++i) {
+        sum_g[c + i] += g_sum[i / kLanes][i % kLanes];
+        sum_gx[c + i] += gx_sum[i / kLanes][i % kLanes];
+      }
+    }
+  }
+}
+
+template <typename T>
+QUADRAT_INLINE void backward_sums_any(const T* dy, const T* y, const T* x,
+                                      const ArithmeticOf<T>* mean, std::int64_t rows,
+                                      std::int64_t channels, T* g_out, double* sum_g,
+                                      double* sum_gx) {
+  if (y == nullptr)
+    return backward_sums_of<false, false>(dy, dy, x, mean, rows, channels, g_out, sum_g, sum_gx);
+  if (g_out == nullptr)
+    return backward_sums_of<true, false>(dy, y, x, mean, rows, channels, g_out, sum_g, sum_gx);
+  backward_sums_of<true, true>(dy, y, x, mean, rows, channels, g_out, sum_g, sum_gx);
+}
+
+template <bool masked, typename T>
+QUADRAT_INLINE void backward_input_to(const T* dy, const T* y, const T* x,
+                                      const ArithmeticOf<T>* mean, const ArithmeticOf<T>* a,
+                                      const ArithmeticOf<T>* b, const ArithmeticOf<T>* c,
+                                      std::int64_t rows, std::int64_t channels, T* dx) {
+  using A = ArithmeticOf<T>;
+  for (std::int64_t k = 0; k < channels; k += kChannelGroup) {
+    const Group<A> ma = load_group(mean + k), aa = load_group(a + k), ba = load_group(b + k),
+                   ca = load_group(c + k);
+    for (std::int64_t at = k; at < rows * channels; at += channels) {
+      for (int p = 0; p < kParts; ++p) {
+        const std::int64_t i = at + p * kLanes;
+        store(dx + i,
+              aa[p] * passing<masked>(dy + i, y + i) + (ba[p] * (load(x + i) - ma[p]) + ca[p]));
+      }
+    }
+  }
+}
+
+template <typename T>
+QUADRAT_INLINE void backward_input_any(const T* dy, const T* y, const T* x,
+                                       const ArithmeticOf<T>* mean, const ArithmeticOf<T>* a,
+                                       const ArithmeticOf<T>* b, const ArithmeticOf<T>* c,
+                                       std::int64_t rows, std::int64_t channels, T* dx) {
+  if (y != nullptr) return backward_input_to<true>(dy, y, x, mean, a, b, c, rows, channels, dx);
+  backward_input_to<false>(dy, dy, x, mean, a, b, c, rows, channels, dx);
+}
+
+template <typename T>
+QUADRAT_INLINE void apply_pooled_to(const T* x, const ArithmeticOf<T>* scale,
+                                    const ArithmeticOf<T>* offset, std::int64_t height,
+                                    std::int64_t width, std::int64_t channels, T* y,
+                                    std::uint8_t* place) {
+  using A = ArithmeticOf<T>;
+  using V = Vector<A>;
+  using Mask = decltype(V{} < V{});
+  for (std::int64_t oy = 0; oy < pooled(height); ++oy) {
+    for (std::int64_t ox = 0; ox < pooled(width); ++ox) {
+      for (std::int64_t c = 0; c < channels; c += kLanes) {
+        const V s = load(scale + c), o = load(offset + c);
+        V best{};
+        Mask where = Mask{} + 255;
+        for (std::int64_t k = 0; k < 9; ++k) {
+          const std::int64_t iy = 2 * oy - 1 + k / 3, ix = 2 * ox - 1 + k % 3;
+          if (iy < 0 || iy >= height || ix < 0 || ix >= width) continue;
+          const V v = load(x + (iy * width + ix) * channels + c) * s + o;
+          const Mask better = (v > best) | (v != v);
+          best = better ? v : best;
+          where = better ? Mask{} + static_cast<std::int8_t>(k) : where;
+        }
+        store(y, best);
+        const Octets octets = __builtin_convertvector(where, Octets);
+        __builtin_memcpy(place, &octets, sizeof octets);
+        y += kLanes;
+        place += kLanes;
+      }
+    }
+  }
+}
+
+template <typename T>
+QUADRAT_INLINE void backward_pooled_to(const T* dy, const std::uint8_t* place, std::int64_t height,
+                                       std::int64_t width, std::int64_t channels, T* g) {
+  using V = Vector<ArithmeticOf<T>>;
+  using Mask = decltype(V{} < V{});
+  const std::int64_t out_height = pooled(height), out_width = pooled(width);
+  for (std::int64_t iy = 0; iy < height; ++iy) {
+    // An even row is the middle of one row of windows, an odd one the last of one and the first of
+    // the next.
+    const std::int64_t top = iy / 2, bottom = smaller((iy + 1) / 2, out_height - 1);
+    for (std::int64_t ix = 0; ix < width; ++ix) {
+      const std::int64_t left = ix / 2, right = smaller((ix + 1) / 2, out_width - 1);
+      for (std::int64_t c = 0; c < channels; c += kLanes) {
+        V sum{};
+        for (std::int64_t oy = top; oy <= bottom; ++oy) {
+          for (std::int64_t ox = left; ox <= right; ++ox) {
+            const std::int64_t at = (oy * out_width + ox) * channels + c;
+            const auto k = static_cast<std::int8_t>((iy + 1 - 2 * oy) * 3 + ix + 1 - 2 * ox);
+            const Mask mine = __builtin_convertvector(read<Octets>(place + at), Mask) == Mask{} + k;
+            sum += mine ? load(dy + at) : V{};
+          }
+        }
+        store(g, sum);
+        g += kLanes;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <typename T>
+Kernels<T> kernels() {
+  return {statistics_of<T>,      apply_any<T>,       backward_sums_any<T>,
+          backward_input_any<T>, apply_pooled_to<T>, backward_pooled_to<T>};
+}
+template Kernels<float> kernels();
+template Kernels<double> kernels();
+template Kernels<Bf16> kernels();
+
+}  // namespace quadrat::normalize::QUADRAT_VECTORS
