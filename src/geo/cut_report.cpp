@@ -73,8 +73,15 @@ std::vector<std::string> row_corners(const SurveyedImage& image, const Projector
 }
 
 json parse_report(std::string_view text, const std::string& name) {
-  json known = json::parse(text.begin(), text.end(), nullptr, false);
-  if (!known.is_object() || !known.contains("asked")) {
+  // Ours is four deep; what is much deeper could be taken apart only by as deep a recursion.
+  constexpr int kMaxDepth = 16;
+  bool is_deep = false;
+  const auto watch = [&](int depth, json::parse_event_t, json&) {
+    is_deep = is_deep || depth > kMaxDepth;
+    return !is_deep;
+  };
+  json known = json::parse(text.begin(), text.end(), watch, false);
+  if (is_deep || !known.is_object() || !known.contains("asked")) {
     throw InputError("cut into the folder of", name, "it is not quadrat-cut's tiles.json",
                      "name another --output");
   }

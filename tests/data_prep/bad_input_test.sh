@@ -45,6 +45,14 @@ expect "it is not a folder" "$bin/quadrat-cut" --image "$image" --output text.ti
 mkdir other
 echo '{"asked": [' >other/tiles.json
 expect "not quadrat-cut's tiles.json" "$bin/quadrat-cut" --image "$image" --output other
+# Deep enough to exhaust the stack of what takes it apart.
+{
+  printf '{"asked": '
+  head -c 500000 /dev/zero | tr '\0' '['
+  head -c 500000 /dev/zero | tr '\0' ']'
+  printf '}'
+} >other/tiles.json
+expect "not quadrat-cut's tiles.json" "$bin/quadrat-cut" --image "$image" --output other
 
 # Codes that the table leaves out are counted, each by its number.
 printf 'code,class\n31,Land\n41,Land\n42,Land\n43,Land\n52,Land\n71,Land\n81,Land\n82,Land\n' >table.csv

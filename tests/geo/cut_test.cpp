@@ -206,6 +206,49 @@ TEST_F(Cut, balances_what_is_not_black_and_leaves_nothing_else) {
   }
 }
 
+TEST_F(Cut, counts_every_tile_of_an_image_without_data) {
+  on_root([&] {
+    test::write_image(
+        folder / "a.tif", 448, 448,
+        [](auto, auto) {
+          return std::array<std::uint8_t, 3>{255, 255, 255};
+        },
+        {{300000, 1, 0, 4500000, 0, -1}}, 255);
+    test::write_codes(folder / "nlcd.tif", 14, 14, [](auto, auto) { return std::uint8_t{41}; });
+  });
+  CutOptions asked = options({"a.tif"});
+  asked.nlcd = folder / "nlcd.tif";
+  for (const bool balance : {false, true}) {
+    asked.balance = balance;
+    asked.output = folder / (balance ? "balanced" : "all");
+    const CutSummary summary = cut_tiles(asked, ranks);
+    on_root([&] {
+      EXPECT_EQ(summary.kept, 0U);
+      EXPECT_EQ(summary.discarded.at("black_pixels"), 4U);
+      EXPECT_EQ(files_below(asked.output).size(), 2U) << "manifest.csv and tiles.json";
+    });
+  }
+}
+
+TEST_F(Cut, counts_tiles_that_land_cover_ends_under) {
+  on_root([&] {
+    test::write_image(folder / "a.tif", 448, 448, pattern);
+    test::write_codes(folder / "nlcd.tif", 13, 14, [](auto, auto) { return std::uint8_t{41}; });
+    test::write_codes(folder / "narrow.tif", 12, 14, [](auto, auto) { return std::uint8_t{41}; });
+  });
+  CutOptions asked = options({"a.tif"});
+  asked.nlcd = folder / "nlcd.tif";
+  EXPECT_EQ(cut_tiles(asked, ranks).discarded.count("no_land_cover"), 0U)
+      << "416 m reach the point at 410.7 m";
+  asked.nlcd = folder / "narrow.tif";
+  asked.output = folder / "narrow";
+  const CutSummary summary = cut_tiles(asked, ranks);
+  on_root([&] {
+    EXPECT_EQ(summary.discarded.at("no_land_cover"), 2U) << "384 m do not";
+    EXPECT_EQ(summary.kept, 2U);
+  });
+}
+
 TEST_F(Cut, leaves_no_folder_for_a_class_of_black_tiles) {
   on_root([&] {
     const auto colour = [](std::int64_t x, std::int64_t y) {

@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <random>
+#include <set>
 
 #include "files.h"
 #include "geo/journal.h"
@@ -123,10 +125,57 @@ TEST(EvenOut, forgets_a_class_of_black_tiles_only) {
   EXPECT_EQ(have[0], have[1]);
 }
 
+/// Twelve images of ten wanted tiles each, in four folders of three.
+std::vector<SurveyedImage> twelve_images(CutPlan& plan) {
+  std::vector<SurveyedImage> images(12);
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    images[i].name = std::string("m").append(std::to_string(i));
+    images[i].path = "county" + std::to_string(i / 3) + "/" + images[i].name + ".tif";
+    images[i].folder = "county" + std::to_string(i / 3);
+    plan.images.emplace_back(10);
+  }
+  return images;
+}
+
+TEST(Split, takes_whole_images_for_the_share_that_is_asked) {
+  CutPlan plan;
+  const auto images = twelve_images(plan);
+  CutOptions options;
+  options.validation_fraction = 0.25;
+  const auto sets = split(options, images, plan);
+  EXPECT_EQ(std::count(sets.begin(), sets.end(), 1), 3);
+  EXPECT_EQ(split(options, images, plan), sets);
+  std::set<std::vector<std::uint8_t>> seen;
+  for (options.seed = 0; options.seed < 5; ++options.seed)
+    seen.insert(split(options, images, plan));
+  EXPECT_GT(seen.size(), 2U) << "it depends on the seed";
+}
+
+TEST(Split, never_divides_a_folder_where_asked) {
+  CutPlan plan;
+  const auto images = twelve_images(plan);
+  CutOptions options;
+  options.split_by = "folder";
+  const auto check = [&] {
+    const auto sets = split(options, images, plan);
+    EXPECT_EQ(std::count(sets.begin(), sets.end(), 1), 3);
+    for (std::size_t i = 0; i < sets.size(); ++i) EXPECT_EQ(sets[i], sets[i / 3 * 3]) << i;
+  };
+  options.validation_fraction = 0.25;
+  for (options.seed = 0; options.seed < 5; ++options.seed) check();
+  options.validation_fraction = 0;
+  options.validation_images = {"m4"};
+  check();
+  options.validation_images = {"m99"};
+  EXPECT_THROW(split(options, images, plan), UsageError);
+  options.validation_images = {"m0", "m3", "m6", "m9"};
+  EXPECT_THROW(split(options, images, plan), UsageError) << "nothing is left to train on";
+}
+
 std::vector<SurveyedImage> two_images() {
   std::vector<SurveyedImage> images(2);
-  images[0].name = "a";
-  images[1].name = "b";
+  images[0].name = std::string("a");
+  images[1].name = std::string("b");
   for (SurveyedImage& image : images) {
     image.fingerprint = image.name + ".1.2";
     image.columns = 3;

@@ -175,8 +175,18 @@ TEST_F(Tiles, shards_are_read_by_their_index_and_damage_is_named) {
   EXPECT_THAT(error([&] { TileReader(changed).read(0, buffer); }), HasSubstr("tiles-000000.tar"));
   index(crc, png.size() + 1);
   EXPECT_THAT(error([&] { list_labelled_tiles(root_); }), HasSubstr("cut short"));
-  write_file(root_ / kShardIndexName, "shard\tkey\tlabel\toffset\tsize\tcrc32\nx\ty\n");
-  EXPECT_THAT(error([&] { list_labelled_tiles(root_); }), HasSubstr("line 2"));
+  const auto refusal = [&](const std::string& content) {
+    write_file(root_ / kShardIndexName, content);
+    return error([&] { list_labelled_tiles(root_); });
+  };
+  const std::string header = "shard\tkey\tlabel\toffset\tsize\tcrc32\n";
+  EXPECT_THAT(refusal(header + "x\ty\n"), HasSubstr("line 2"));
+  EXPECT_THAT(refusal(header + "tiles-000000.tar\tk\tForest\t18446744073709551615\t9\t0\n"), HasSubstr("line 2"));
+  EXPECT_THAT(refusal(header + "..\tk\tForest\t0\t9\t0\n"), HasSubstr("'..' is no file name"));
+  EXPECT_THAT(refusal(header + "../x.tar\tk\tForest\t0\t9\t0\n"), HasSubstr("is no file name"));
+  EXPECT_THAT(refusal(header + "gone.tar\tk\tForest\t0\t9\t0\n"), HasSubstr("gone.tar"));
+  EXPECT_THAT(refusal(header + "tiles-000000.tar\tk\tForest\t0\t9\t0"), HasSubstr("middle of a line"));
+  EXPECT_THAT(refusal("shard,key\n"), HasSubstr("line 1: expected the header"));
 }
 
 std::vector<std::int32_t> labels(int per_class, int classes) {

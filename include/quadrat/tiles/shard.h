@@ -37,7 +37,9 @@ bool has_shard_index(const Path& folder);
 /// @throws InputError naming the index's line that is wrong, a shard that is missing or shorter than its index says
 ShardSet read_shard_index(const Path& folder);
 
-/// Reads tiles out of shards by pread; files open on first use and stay open. Not thread-safe.
+/// Reads tiles out of shards by pread; files open on first use and stay open. Where tiles are asked
+/// for in the order that they lie in, what follows is fetched meanwhile: a file server's latency is
+/// then no longer paid for each tile. Not thread-safe.
 class ShardReader {
  public:
   ShardReader(Path folder, std::vector<std::string> shards);
@@ -50,9 +52,15 @@ class ShardReader {
             Bytes& buffer);
 
  private:
+  void read_ahead(int descriptor, std::uint32_t shard, std::uint64_t begin,
+                  std::uint64_t end);
+
   Path folder_;
   std::vector<std::string> shards_;
   std::vector<int> descriptors_;
+  std::uint32_t last_shard_ = 0;
+  std::uint64_t last_end_ = 0;  ///< of the tile read last
+  std::uint64_t ahead_ = 0;     ///< up to where that shard has been asked for
 };
 
 }  // namespace quadrat
