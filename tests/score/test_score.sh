@@ -84,6 +84,24 @@ same reference three || fail "a refused command changed the results"
 expect 0 "calibrated on the tiles to score" score --tiles "$tiles" -o model --name bytes --precision int8
 h5dump -a /environment/calibrated_on scores/bytes/scores.h5 | grep -q '96 tiles' || fail "calibration is not recorded"
 
+# auto measures once what each precision costs on the validation tiles, and keeps it beside the model.
+"$bin/quadrat-finetune" --train "${tiles%validation}train" --validation "$tiles" -p resnet18 -r last_only --num_epochs 1 \
+  --sample_frac 0.1 --pretrained_weights none -o trained >out 2>err || fail "training: $(cat err)"
+expect 0 "measuring once" on_ranks 2 --tiles "$tiles" -o trained --name first
+h5dump -a /environment/precision_reason scores/first/scores.h5 | grep -q 'within 0.3 points of fp32.s error on 120 tiles' ||
+  fail "the choice of precision is not recorded: $(h5dump -a /environment/precision_reason scores/first/scores.h5)"
+[ -s runs/trained/score_trial.json ] || fail "what was measured is not kept"
+score --tiles "$tiles" -o trained --name second >out 2>err || fail "what was kept: $(cat err)"
+grep -q "measuring" err && fail "it was measured a second time"
+same first second || fail "one rank with what was kept differs from two that measured"
+[ -e scores/first/.lock ] && fail "the lock was left behind"
+expect 0 "not to be found" score --tiles "$tiles" -o model --name unmeasured
+
+# Other views and features are part of what a run is.
+score --tiles "$tiles" -o model --name views --sample_frac 0.1 --test_time_augmentation >out 2>err || fail "views: $(cat err)"
+expect 2 "8 views" score --tiles "$tiles" -o model --name views --sample_frac 0.1
+expect 1 "--features is" score --tiles "$tiles" -o model --features file.txt
+
 # A sample is seeded and has the size asked for.
 score --tiles many -o model --name half --sample_frac 0.25 --seed 3 >out 2>err || fail "sample: $(cat err)"
 grep -Eq '(119|120|121) tiles scored' out || fail "sample size: $(cat out)"
