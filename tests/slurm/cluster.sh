@@ -24,7 +24,7 @@ wait_until() {
   until "$@" >/dev/null 2>&1; do
     if ((SECONDS >= end)); then
       echo "FAILED: waited in vain for $what" >&2
-      tail -n 15 "$cluster"/*.log >&2 || true
+      tail -n 15 "$cluster"/*.log "$cluster"/*/logs/*.log >&2 || true
       exit 1
     fi
     sleep 0.1

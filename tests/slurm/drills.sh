@@ -15,8 +15,10 @@ trap stop_cluster EXIT
 export OMP_NUM_THREADS=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
 unset QUADRAT_SLURM
 
-short=(rank_killed rank_stopped requeued controller_restarted)
-long=(time_limit cancelled slurmd_killed node_lost array_task_requeued preempted_srun)
+short=(rank_killed rank_stopped requeued)
+# A controller saves what jobs it has within 5 s: on a fast machine the restarted one may not know the job that it had just
+# taken.
+long=(controller_restarted time_limit cancelled slurmd_killed node_lost array_task_requeued preempted_srun)
 table=
 drills=()
 while (($#)); do

@@ -24,7 +24,7 @@ from=$SECONDS
 submit() {
   rm -f pipeline.log
   sbatch --parsable --output="$cluster/pipeline.log" "$source_dir/slurm/pipeline" --work "$work" --synthetic 14 --entries 5 \
-    -- --sample_frac 0.3 -- --num_epochs 6 --batch_size 16 >/dev/null
+    -- -- --num_epochs 6 --batch_size 16 >/dev/null
   wait_until 60 'the jobs to be submitted' grep -q report pipeline.log
 }
 id_of() { sed -n "s/^\([0-9]*\) $1$/\1/p" pipeline.log; }
