@@ -6,7 +6,11 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/work.sh"
 PATH=$PATH:/usr/sbin:/sbin
 for program in ganesha.nfsd rpcbind; do
-  command -v "$program" >/dev/null || fail "there is no $program; run tools/setup"
+  if ! command -v "$program" >/dev/null; then
+    if [ "${CI-}" = true ]; then fail "there is no $program; run tools/setup"; fi
+    echo "SKIPPED: there is no $program"
+    exit 0
+  fi
 done
 
 # Sockets and lock files of a machine's own services are not ours to touch.

@@ -114,7 +114,9 @@ class Fit(InFolder):
         np.testing.assert_allclose(predictions("seed0")[0], shares, atol=1e-6)
 
         # Scored by the whole pipeline, it says the same; the trunk is torchvision's.
-        run("quadrat-score", "--tiles", f"{TILES}/validation", "-o", "seed0", ranks=2)
+        with h5py.File("runs/seed0/run.h5") as f:
+            precision = f["environment"].attrs["precision"].decode()
+        run("quadrat-score", "--tiles", f"{TILES}/validation", "-o", "seed0", "--precision", precision, ranks=2)
         self.same_as_scored("seed0", atol=1e-6)
         network = torchvision.models.resnet18(num_classes=6)
         missing = network.load_state_dict(load_file("runs/seed0/model.safetensors"), strict=False).missing_keys

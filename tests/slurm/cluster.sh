@@ -4,7 +4,11 @@
 
 [ "$(id -u)" -eq 0 ] || { echo "FAILED: Slurm's daemons need root here"; exit 1; }
 for program in munged slurmctld slurmd sbatch; do
-  PATH=$PATH:/usr/sbin command -v "$program" >/dev/null || { echo "FAILED: there is no $program; run tools/setup"; exit 1; }
+  if ! PATH=$PATH:/usr/sbin command -v "$program" >/dev/null; then
+    if [ "${CI-}" = true ]; then echo "FAILED: there is no $program; run tools/setup"; exit 1; fi
+    echo "SKIPPED: there is no $program"
+    exit 0
+  fi
 done
 PATH=$PATH:/usr/sbin
 cluster=$(mktemp -d)
