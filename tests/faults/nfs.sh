@@ -16,6 +16,11 @@ done
 # Sockets and lock files of a machine's own services are not ours to touch.
 mount -t tmpfs none /run
 mkdir -p /run/rpcbind /run/ganesha exported mnt
+if [ ! -e /etc/mtab ]; then  # where nothing ever booted; the server looks its file systems up there
+  cp -a /etc etc
+  ln -s /proc/self/mounts etc/mtab
+  mount --bind etc /etc
+fi
 rpcbind -f >rpcbind.log 2>&1 &
 fixture_pids+=("$!")
 cat >ganesha.conf <<CONF
@@ -30,9 +35,13 @@ start_server() {
   server=$!
 }
 kill_server() {
-  kill -KILL "$server"
+  [ -n "$server" ] || return 0
+  kill -KILL "$server" 2>/dev/null || true
   wait "$server" 2>/dev/null || true
+  server=
 }
+server=
+trap 'kill_server; clean_up' EXIT
 answers() { (exec 3<>/dev/tcp/127.0.0.1/20490) 2>/dev/null && (exec 3<>/dev/tcp/127.0.0.1/20491) 2>/dev/null; }
 wait_until 10 'rpcbind' test -S /run/rpcbind.sock
 start_server

@@ -6,7 +6,10 @@ if [ -z "${QUADRAT_OWN_NAMESPACES-}" ]; then
   [ "$(id -u)" -eq 0 ] || { echo "FAILED: mounting needs root"; exit 1; }
   [ -c /dev/fuse ] || { echo "FAILED: there is no /dev/fuse"; exit 1; }
   export QUADRAT_OWN_NAMESPACES=1
-  exec unshare --net --mount --propagation private bash "$0" "$@"
+  if unshare --mount true 2>/dev/null; then exec unshare --net --mount --propagation private bash "$0" "$@"; fi
+  # In a chroot "/" is no mount that could be made private, and "ip netns exec" fails on that too: it becomes one first.
+  exec unshare --net --mount --propagation unchanged bash -c \
+    'mount --rbind / /mnt && mount --make-rprivate /mnt && exec chroot /mnt bash "$@"' bash "$(realpath "$0")" "$@"
 fi
 
 bin=${QUADRAT_BIN:?the folder of the programs}

@@ -94,6 +94,11 @@ JobCompType=jobcomp/none
 NodeName=$host NodeHostname=$host NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
+  # Where no control groups are mounted, in a chroot say, slurmd starts only if it is told not to look which kind they are.
+  case $(stat -f -c %T /sys/fs/cgroup 2>/dev/null) in
+    cgroup2fs | tmpfs) ;;
+    *) echo CgroupPlugin=cgroup/v1 >"$cluster/cgroup.conf" ;;
+  esac
   start_controller
   start_node
   wait_until 60 'the node to come up' node_is_up
