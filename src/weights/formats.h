@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,8 +17,11 @@ struct Fault {
   std::string remedy = {};
 };
 
+using Release = std::function<void(std::span<const std::byte>)>;
+
 bool is_safetensors(std::span<const std::byte> file);
-WeightsFile parse_safetensors(std::span<const std::byte> file);
+/// @param release told of bytes that are not looked at again
+WeightsFile parse_safetensors(std::span<const std::byte> file, const Release& release = {});
 
 /// torch.save since PyTorch 1.6: a zip archive of stored entries.
 bool is_torch_zip(std::span<const std::byte> file);

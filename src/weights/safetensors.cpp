@@ -23,6 +23,7 @@ using Json = nlohmann::json;
 constexpr std::size_t kLengthBytes = 8;
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the reference implementation's limit
 constexpr std::size_t kMaxDimensions = 32;
+constexpr std::size_t kPieceBytes = std::size_t{1} << 22;  // copied before it is released
 constexpr const char* kMetadata = "__metadata__";
 
 std::optional<DType> dtype_named(std::string_view name) {
@@ -207,7 +208,7 @@ bool is_safetensors(std::span<const std::byte> file) {
          little_endian(file.data(), 8) <= kMaxHeaderBytes;
 }
 
-WeightsFile parse_safetensors(std::span<const std::byte> file) {
+WeightsFile parse_safetensors(std::span<const std::byte> file, const Release& release) {
   const std::uint64_t header_bytes = little_endian(file.data(), 8);
   if (header_bytes > file.size() - kLengthBytes) {
     throw Fault{fmt::format("its header says {} bytes, and {} follow: the file is cut short",
@@ -222,8 +223,14 @@ WeightsFile parse_safetensors(std::span<const std::byte> file) {
   WeightsFile weights;
   weights.metadata = std::move(header.metadata);
   for (Entry& entry : header.entries) {
-    const auto bytes = data.subspan(entry.offsets[0], entry.offsets[1] - entry.offsets[0]);
-    entry.tensor.data.assign(bytes.begin(), bytes.end());
+    auto bytes = data.subspan(entry.offsets[0], entry.offsets[1] - entry.offsets[0]);
+    entry.tensor.data.reserve(bytes.size());
+    while (!bytes.empty()) {
+      const auto piece = bytes.first(std::min(bytes.size(), kPieceBytes));
+      entry.tensor.data.insert(entry.tensor.data.end(), piece.begin(), piece.end());
+      if (release) release(piece);
+      bytes = bytes.subspan(piece.size());
+    }
     weights.tensors.push_back(std::move(entry.tensor));
   }
   return weights;

@@ -1,6 +1,8 @@
 #include "quadrat/weights/weights_file.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -94,13 +96,22 @@ std::uint64_t byte_count(std::string_view name, std::span<const std::int64_t> sh
 
 namespace {
 
-WeightsFile parse(std::span<const std::byte> file) {
+WeightsFile parse(std::span<const std::byte> file, const Release& release = {}) {
   if (file.empty()) throw Fault{"the file is empty"};
   if (is_torch_zip(file)) return parse_torch_zip(file);
   if (is_torch_legacy(file)) return parse_torch_legacy(file);
-  if (is_safetensors(file)) return parse_safetensors(file);
+  if (is_safetensors(file)) return parse_safetensors(file, release);
   throw Fault{"it is neither a safetensors file nor one that torch.save writes",
               "give a .safetensors or .pth file that holds a state dict"};
+}
+
+/// The whole pages of a buffer that its owner will only free.
+void release_pages(std::span<const std::byte> bytes) {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = (reinterpret_cast<std::uintptr_t>(bytes.data()) + page - 1) / page * page;
+  const auto end = (reinterpret_cast<std::uintptr_t>(bytes.data()) + bytes.size()) / page * page;
+  // Refused, it costs memory and nothing else.
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 }  // namespace
@@ -114,10 +125,19 @@ WeightsFile parse_weights(std::span<const std::byte> file) {
   }
 }
 
+WeightsFile parse_weights(Bytes&& file) {
+  const Bytes consumed = std::move(file);
+  try {
+    return weights::parse(consumed, weights::release_pages);
+  } catch (const weights::Fault& fault) {
+    throw InputError("read weights", "", fault.finding, fault.remedy);
+  }
+}
+
 WeightsFile read_weights(const Path& path) {
   const Bytes file = read_file(path);
   try {
-    return weights::parse(file);
+    return weights::parse(file, weights::release_pages);
   } catch (const weights::Fault& fault) {
     throw InputError("read weights", path.string(), fault.finding, fault.remedy);
   }

@@ -82,6 +82,21 @@ TEST(Safetensors, reads_names_types_and_metadata_in_the_files_order) {
   EXPECT_EQ(weights.find("b"), nullptr);
 }
 
+TEST(Safetensors, memory_given_back_while_it_is_read_is_not_looked_at_again) {
+  WeightsFile written;
+  for (const std::int64_t side : {3, 5'000'011, 0, 1'200'000}) {
+    written.tensors.push_back(tensor("t" + std::to_string(side), DType::kU8, {side}));
+  }
+  written.tensors.push_back(tensor("wide", DType::kF64, {3, 700'001}));
+  Bytes file = to_safetensors(written);
+  const WeightsFile weights = parse_weights(std::move(file));
+  ASSERT_EQ(weights.tensors.size(), written.tensors.size());
+  for (std::size_t i = 0; i < written.tensors.size(); ++i) {
+    EXPECT_EQ(weights.tensors[i].name, written.tensors[i].name);
+    EXPECT_TRUE(weights.tensors[i].data == written.tensors[i].data) << written.tensors[i].name;
+  }
+}
+
 TEST(Safetensors, refuses_what_the_format_forbids) {
   EXPECT_EQ(refusal(entry(R"("dtype":"F32","shape":[2],"data_offsets":[0,8])")), "accepted");
   EXPECT_THAT(refusal(entry(R"("dtype":"F32","shape":[2],"data_offsets":[0,8])", 7)),

@@ -46,6 +46,10 @@ WeightsFile read_weights(const Path& path);
 /// As read_weights, from memory: what the fuzzers drive. The message does not name a file.
 WeightsFile parse_weights(std::span<const std::byte> file);
 
+/// Likewise, giving the memory of a safetensors file back as its tensors are read: a large model is
+/// in memory once, not twice. What is left of `file` is of no use.
+WeightsFile parse_weights(Bytes&& file);
+
 /// A safetensors file: tensors aligned to their element size, the header naming them in the order
 /// given.
 /// @throws InputError where a tensor's bytes do not fit its shape, a name comes twice or is not
