@@ -170,11 +170,10 @@ void Fitter::make_features() {
     const Path from = options_.pretrained_weights;
     ModelCard trunk = card_;
     trunk.classifier.clear();
-    WeightsFile weights = ranks_.size() > 1 ? parse_weights(model) : weights_;
+    WeightsFile weights = ranks_.size() > 1 ? parse_weights(std::move(model)) : weights_;
     plan.emplace(score::fuse_network(std::move(weights), trunk, from), precision_,
                  score::Plan::suitable_batch(card_.architecture));
   });
-  Bytes().swap(model);
   for (Set* set : {&train_, &validation_}) {
     mpi::together(ranks_, [&] {
       set->features = compute_features(*plan, *set->tiles, ranks_, fmt::format("features of the {} tiles", set->name));
@@ -357,13 +356,7 @@ int fit(const FitOptions& options, const Settings& config) {
   const RunFolder folder(options.runs, options.output_model_name);
   std::int64_t is_complete = 0;
   mpi::together(ranks, [&] {
-    if (!ranks.is_root()) return;
-    const auto earlier = folder.look(config, may_change_on_resume);
-    if (earlier == RunFolder::Found::kUnfinished && options.resume == "never") {
-      throw InputError("start run", folder.path().native(), "an unfinished run of that name is there",
-                       "give --resume auto to start it again, or remove that folder");
-    }
-    is_complete = earlier == RunFolder::Found::kComplete ? 1 : 0;
+    if (ranks.is_root()) is_complete = folder.is_complete(config, may_change_on_resume, options.resume == "auto") ? 1 : 0;
   });
   if (ranks.sum(is_complete) != 0) {
     if (ranks.is_root()) fmt::print("run {} is complete; nothing to do\n", folder.path().native());

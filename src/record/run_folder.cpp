@@ -11,14 +11,14 @@ namespace quadrat {
 
 RunFolder::RunFolder(Path runs, std::string name) : path_(std::move(runs) / std::move(name)) {}
 
-RunFolder::Found RunFolder::look(const Settings& config, bool (*may_differ)(const std::string&)) const {
+bool RunFolder::is_complete(const Settings& config, bool (*may_differ)(const std::string&), bool may_go_on) const {
   std::error_code ignored;
   if (!std::filesystem::exists(record(), ignored)) {
     if (std::filesystem::exists(path_, ignored) && !std::filesystem::is_directory(path_, ignored)) {
       throw InputError("write run", path_.native(), "a file of that name is in the way",
                        "choose another --output_model_name");
     }
-    return Found::kNothing;
+    return false;
   }
   const RunRecord earlier = read_run_summary(record());
   std::vector<std::string> differing;
@@ -38,7 +38,12 @@ RunFolder::Found RunFolder::look(const Settings& config, bool (*may_differ)(cons
     throw InputError("go on with run", path_.native(), fmt::format("it has other settings: {}", text),
                      "choose another --output_model_name, give the same settings, or remove that folder");
   }
-  return earlier.status == RunStatus::kComplete ? Found::kComplete : Found::kUnfinished;
+  if (earlier.status == RunStatus::kComplete) return true;
+  if (!may_go_on) {
+    throw InputError("start run", path_.native(), "an unfinished run of that name is there",
+                     "give --resume auto to go on with it, or remove that folder");
+  }
+  return false;
 }
 
 void RunFolder::prepare() const {

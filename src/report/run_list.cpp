@@ -150,13 +150,6 @@ void sort_by_metric(std::vector<RunEntry>& entries, Metric metric) {
                    [&](const RunEntry& a, const RunEntry& b) { return key(a) < key(b); });
 }
 
-std::string setting(const Settings& settings, std::string_view name) {
-  for (const auto& [key, value] : settings) {
-    if (key == name) return value;
-  }
-  return "";
-}
-
 std::string model_of(const RunRecord& run) {
   const std::string network = setting(run.config, "pretrained_model_type");
   std::string trained = setting(run.config, "retraining_type");

@@ -312,18 +312,11 @@ int finetune(const FinetuneOptions& options, const Settings& config) {
                                                        ranks.size(), options.shards, options.shards));
   }
   const RunFolder folder(options.runs, options.output_model_name);
-  std::int64_t found = 0;
+  std::int64_t is_complete = 0;
   mpi::together(ranks, [&] {
-    if (!ranks.is_root()) return;
-    const auto earlier = folder.look(config, may_change_on_resume);
-    if (earlier == RunFolder::Found::kUnfinished && options.resume == "never") {
-      throw InputError("start run", folder.path().native(), "an unfinished run of that name is there",
-                       "give --resume auto to go on with it, or remove that folder");
-    }
-    found = static_cast<std::int64_t>(earlier);
+    if (ranks.is_root()) is_complete = folder.is_complete(config, may_change_on_resume, options.resume == "auto") ? 1 : 0;
   });
-  found = ranks.sum(found);
-  if (found == static_cast<std::int64_t>(RunFolder::Found::kComplete)) {
+  if (ranks.sum(is_complete) != 0) {
     if (ranks.is_root()) fmt::print("run {} is complete; nothing to do\n", folder.path().native());
     return kExitDone;
   }

@@ -18,11 +18,11 @@ class RunFolder {
   Path checkpoint() const { return path_ / "checkpoint.safetensors"; }
   Path model() const { return path_ / "model.safetensors"; }
 
-  enum class Found { kNothing, kUnfinished, kComplete };
-
-  /// Looks for an earlier start of the same run. `may_differ(option)` are left out of the comparison.
-  /// @throws InputError where a run of that name has other settings, naming the first that differ
-  Found look(const Settings& config, bool (*may_differ)(const std::string&)) const;
+  /// Whether an earlier start of the same run has done it all. `may_differ(option)` are left out of the comparison.
+  /// @param may_go_on whether an unfinished run of that name is to be gone on with
+  /// @throws InputError where a run of that name has other settings, naming the first that differ, or is unfinished and
+  ///   not to be gone on with
+  bool is_complete(const Settings& config, bool (*may_differ)(const std::string&), bool may_go_on) const;
 
   /// Makes the folder and removes what killed processes left there. @throws IoError
   void prepare() const;

@@ -40,9 +40,6 @@ const EpochRow* best_epoch(const RunRecord& run, Metric metric);
 /// Runs with a finite best value first, best first; then those without, by name; then those that cannot be read.
 void sort_by_metric(std::vector<RunEntry>& entries, Metric metric);
 
-/// The setting's value, or "".
-std::string setting(const Settings& settings, std::string_view name);
-
 /// "resnet18 all", "alexnet random_forest": network and what was trained of it, from the run's settings.
 std::string model_of(const RunRecord& run);
 
