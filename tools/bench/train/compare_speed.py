@@ -2,8 +2,9 @@
 """Speed of quadrat-finetune beside PyTorch DistributedDataParallel (gloo) on the same tiles, paired.
 
 PyTorch: ImageFolder and DataLoader workers, channels-last, bf16 by autocast, gradients as bucket views, static graph, fused
-SGD; frozen layers run without gradients. Both: random initial weights, flips and quarter turns, SGD with momentum, one thread a
-rank. Runs alternate; each figure is a median.
+SGD; frozen layers run without gradients. Both: random initial weights, SGD with momentum, one thread a rank; flips and quarter turns
+with `all`, tiles as they are where layers are frozen: then both compute the same, PyTorch its frozen layers every epoch,
+quadrat once (`--augment dihedral` has quadrat keep 4 views of each tile instead). Runs alternate; each figure is a median.
 
 `all`: tiles/s of the last epoch. Where layers are frozen: the time of all epochs with their validation, from listing the tiles
 to the last epoch's end; the start of processes is left out on both sides. GEMM share: floating-point operations of a tile's
@@ -36,12 +37,12 @@ CASES = {
 }
 
 
-def loader(folder, augment, batch, workers, rank, ranks):
+def loader(folder, shuffle, augment, batch, workers, rank, ranks):
     steps = [torchvision.transforms.ToTensor(), torchvision.transforms.Normalize(common.MEAN.flatten(), common.STD.flatten())]
-    if augment:
+    if shuffle and augment:
         steps.append(common.dihedral)
     data = torchvision.datasets.ImageFolder(folder, torchvision.transforms.Compose(steps))
-    sampler = torch.utils.data.DistributedSampler(data, ranks, rank, shuffle=augment)
+    sampler = torch.utils.data.DistributedSampler(data, ranks, rank, shuffle=shuffle)
     more = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
     return torch.utils.data.DataLoader(data, batch, sampler=sampler, num_workers=workers, **more)
 
@@ -66,8 +67,8 @@ def worker(arguments):
     torch.manual_seed(0)
     torch.distributed.barrier()
     start = time.monotonic()
-    train, validation = (loader(os.path.join(arguments.tiles, name), name == "train", arguments.batch // ranks,
-                                arguments.workers, rank, ranks) for name in ("train", "validation"))
+    train, validation = (loader(os.path.join(arguments.tiles, name), name == "train", arguments.augment == "dihedral",
+                                arguments.batch // ranks, arguments.workers, rank, ranks) for name in ("train", "validation"))
     model = getattr(torchvision.models, arguments.network)(num_classes=len(train.dataset.classes))
     frozen = freeze(model, arguments.network, arguments.layers)
     model = model.to(memory_format=torch.channels_last)
@@ -134,7 +135,7 @@ def ours(arguments, case, ranks):
         out, err = common.finetune(arguments.bin, ranks, [
             "--train", f"{arguments.tiles}/train", "--validation", f"{arguments.tiles}/validation", "-p", network, "-r", layers,
             "-n", epochs, "--batch_size", arguments.batch, "--learning_rate", "1e-3", "--precision", precision, "--runs", runs,
-            "-o", "speed", "--augment", arguments.augment])
+            "-o", "speed", "--augment", augment_of(arguments, layers)])
         rate = pd.read_hdf(f"{runs}/speed/run.h5", "epochs").tiles_per_s.iloc[-1]
     waiting = re.findall(r"([\d.]+) % of it waiting", err)
     # From listing the tiles to the end.
@@ -146,7 +147,11 @@ def peer(arguments, case):
     network, layers, precision, epochs = case
     return common.torchrun(__file__, arguments.ranks, [
         "--tiles", arguments.tiles, "--batch", arguments.batch, "--workers", arguments.workers, "--network", network, "--layers",
-        layers, "--precision", precision, "--epochs", epochs])
+        layers, "--precision", precision, "--epochs", epochs, "--augment", augment_of(arguments, layers)])
+
+
+def augment_of(arguments, layers):
+    return arguments.augment or ("dihedral" if layers == "all" else "none")
 
 
 class Comparison:
@@ -193,7 +198,7 @@ def main():
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--batch", type=int, default=64, help="over all ranks")
     parser.add_argument("--workers", type=int, default=1, help="of PyTorch's DataLoader, a rank")
-    parser.add_argument("--augment", default="dihedral", choices=["none", "dihedral"], help="what quadrat does to tiles")
+    parser.add_argument("--augment", choices=["none", "dihedral"], help="what both do to tiles")
     parser.add_argument("--scaling", action="store_true", help="also run quadrat on one rank")
     parser.add_argument("--bin", default=os.path.join(common.ROOT, "build/release/bin"), help="folder of quadrat-finetune")
     for name in ("network", "layers", "precision", "epochs"):
