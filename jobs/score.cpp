@@ -32,6 +32,10 @@ void add_options(quadrat::cli::Parser& parser, quadrat::score::ScoreOptions& opt
   parser.group("How");
   parser.add_choice("precision", options.precision, {"auto", "fp32", "bf16", "int8"},
                     "numbers to compute in; auto: the quickest within 0.3 points of fp32's error on the model's validation tiles");
+  parser.add("cascade", options.cascade,
+             "resnet18: look at the middle of each tile first and compute only those whole that it is not sure of");
+  parser.add("cascade_points", options.cascade_points, "X",
+             "what --cascade may add to the error on the model's validation tiles, in percent of them");
   parser.add("test_time_augmentation", options.test_time_augmentation,
                     "mean probabilities of the 8 flips and quarter turns of each tile; takes 8 times as long");
   parser.add("batch_size", options.batch_size, "N", "tiles a rank computes together; 0: what suits the network");

@@ -57,6 +57,13 @@ const char* to_string(Precision precision) {
   return "?";
 }
 
+Precision parse_precision(std::string_view text) {
+  for (const Precision precision : {Precision::kBf16, Precision::kInt8}) {
+    if (text == to_string(precision)) return precision;
+  }
+  return Precision::kFp32;
+}
+
 bool is_supported(Precision precision) {
   switch (precision) {
     case Precision::kFp32: return true;

@@ -2,8 +2,7 @@
 
 #include <cstring>
 #include <nlohmann/json.hpp>
-
-#include "trial.h"
+#include <string>
 
 namespace quadrat::score {
 
@@ -12,19 +11,25 @@ void Start::broadcast(const mpi::Communicator& ranks) {
   Bytes numbers(todo.size() * sizeof(std::uint64_t));
   if (!todo.empty()) std::memcpy(numbers.data(), todo.data(), numbers.size());
   if (ranks.is_root()) {
-    small = {{"precision", static_cast<int>(precision)}, {"reason", precision_reason}, {"batch", batch},
-             {"fingerprint", fingerprint},               {"model_crc32", model_crc32}};
+    small = {{"precision", to_string(engine.precision)},
+             {"look_px", engine.look.side_px},
+             {"look_threshold", engine.look.threshold},
+             {"batch", batch},
+             {"fingerprint", fingerprint},
+             {"model_crc32", model_crc32}};
   }
   small = nlohmann::json::parse(ranks.broadcast(small.dump()));
-  precision = static_cast<Precision>(small["precision"].get<int>());
-  precision_reason = small["reason"];
+  engine.precision = parse_precision(small["precision"].get<std::string>());
+  engine.look = {small["look_px"], small["look_threshold"]};
   batch = small["batch"];
   fingerprint = small["fingerprint"];
   model_crc32 = small["model_crc32"];
   numbers = ranks.broadcast(std::move(numbers));
   todo.resize(numbers.size() / sizeof(std::uint64_t));
   if (!todo.empty()) std::memcpy(todo.data(), numbers.data(), numbers.size());
-  calibration = deserialize_calibration(ranks.broadcast(ranks.is_root() ? serialize(calibration) : Bytes()));
+  Calibration& calibration = engine.calibration;
+  calibration =
+      deserialize_calibration(ranks.broadcast(ranks.is_root() ? serialize(calibration) : Bytes()));
   const Bytes listed = ranks.broadcast(ranks.is_root() ? catalog.serialize() : Bytes());
   if (!ranks.is_root()) catalog = Catalog::deserialize(listed);
   units = Units(catalog.tiles.size(), static_cast<std::size_t>(batch));

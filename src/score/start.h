@@ -1,12 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
+#include "engine.h"
 #include "quadrat/base/files.h"
 #include "quadrat/mpi/communicator.h"
-#include "quadrat/score/plan.h"
 #include "quadrat/score/units.h"
 #include "quadrat/tiles/catalog.h"
 
@@ -14,15 +13,14 @@ namespace quadrat::score {
 
 /// What all ranks need to know before they start; made on rank 0.
 struct Start {
-  Calibration calibration;  ///< for int8
   Catalog catalog;
-  Precision precision = Precision::kFp32;
-  std::string precision_reason;
+  Engine engine;
   std::int64_t batch = 0;
   Units units;
   std::vector<std::uint64_t> todo;  ///< units
   std::uint64_t fingerprint = 0;
   std::uint32_t model_crc32 = 0;
+  std::uint32_t catalog_crc32 = 0;  ///< on rank 0
 
   /// Collective.
   void broadcast(const mpi::Communicator& ranks);

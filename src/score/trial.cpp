@@ -6,21 +6,17 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstring>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
 #include <span>
 #include <utility>
 
+#include "judge.h"
 #include "quadrat/base/error.h"
-#include "quadrat/base/log.h"
 #include "quadrat/base/random.h"
-#include "quadrat/image/png.h"
 #include "quadrat/record/run_record.h"
-#include "quadrat/tiles/reader.h"
 
 namespace quadrat::score {
 
@@ -32,7 +28,6 @@ constexpr std::size_t kCalibrationTiles = 128;
 constexpr std::size_t kCalibrationGroups = 12;
 /// 0.3 points are three of them.
 constexpr std::size_t kValidationTiles = 1024;
-constexpr const char* kFileName = "score_trial.json";
 
 /// Keeps `count` seeded tiles, in shuffled order.
 void keep_some(Catalog& catalog, std::size_t count) {
@@ -46,53 +41,30 @@ void keep_some(Catalog& catalog, std::size_t count) {
   catalog.tiles = std::move(kept);
 }
 
-Catalog find_tiles(const Settings& config, const char* option) {
-  for (const auto& [name, value] : config) {
-    if (name != option) continue;
-    try {
-      return list_labelled_tiles(value);
-    } catch (const Error&) {
-      return {};  // the tiles were moved away
-    }
+/// The folder that a run's record names; empty where it was moved away.
+Catalog find_tiles(const Settings& config, std::string_view option) {
+  const std::string folder = setting(config, option);
+  if (folder.empty()) return {};
+  try {
+    return list_labelled_tiles(folder);
+  } catch (const Error&) {
+    return {};
   }
-  return {};
 }
 
-/// Decodes tiles into a buffer, leaving out those that cannot be.
-class Loader {
- public:
-  Loader(const Catalog& catalog, const Plan& plan)
-      : reader_(catalog), side_px_(plan.card().tile_px), bytes_(static_cast<std::size_t>(plan.bytes_per_tile())) {}
-
-  bool load(std::size_t tile, std::span<std::uint8_t> pixels) {
-    try {
-      reader_.read(tile, png_);
-      decode_png_tile(png_, side_px_, pixels.first(bytes_));
-      return true;
-    } catch (const Error&) {
-      return false;
-    }
-  }
-  std::size_t bytes() const { return bytes_; }
-
- private:
-  TileReader reader_;
-  std::uint32_t side_px_;
-  std::size_t bytes_;
-  Bytes png_;
-};
-
-/// A group of kAtOnce tiles is one rank's. Tiles that cannot be read are left out of their group, and a group with
-/// gaps out of the calibration.
+/// A group of kAtOnce tiles is one rank's. Tiles that cannot be read are left out of their group,
+/// and a group with gaps out of the calibration.
 Calibration calibrate(Plan& plan, const Catalog& tiles, const mpi::Communicator& ranks) {
-  Loader loader(tiles, plan);
+  TileLoader loader(tiles, plan.card().tile_px);
   std::vector<std::uint8_t> pixels(loader.bytes() * kAtOnce);
   const std::size_t groups = tiles.tiles.size() / kAtOnce;
   Bytes mine;
-  for (auto group = static_cast<std::size_t>(ranks.rank()); group < groups; group += static_cast<std::size_t>(ranks.size())) {
+  for (auto group = static_cast<std::size_t>(ranks.rank()); group < groups;
+       group += static_cast<std::size_t>(ranks.size())) {
     bool whole = true;
     for (std::size_t i = 0; i < kAtOnce; ++i) {
-      whole = whole && loader.load(group * kAtOnce + i, std::span(pixels).subspan(i * loader.bytes()));
+      whole =
+          whole && loader.load(group * kAtOnce + i, std::span(pixels).subspan(i * loader.bytes()));
     }
     if (!whole) continue;
     Calibration one;
@@ -111,7 +83,8 @@ Calibration calibrate(Plan& plan, const Catalog& tiles, const mpi::Communicator&
       std::uint64_t number = 0;
       std::memcpy(&number, bytes.data() + at, sizeof number);
       found[number] = deserialize_calibration(
-          Bytes(bytes.begin() + static_cast<std::ptrdiff_t>(at + sizeof number), bytes.begin() + static_cast<std::ptrdiff_t>(at + record)));
+          Bytes(bytes.begin() + static_cast<std::ptrdiff_t>(at + sizeof number),
+                bytes.begin() + static_cast<std::ptrdiff_t>(at + record)));
     }
   }
   Calibration all;
@@ -121,40 +94,28 @@ Calibration calibrate(Plan& plan, const Catalog& tiles, const mpi::Communicator&
     ++all.groups;
     for (std::size_t i = 0; i < all.layers.size(); ++i) {
       all.layers[i].low = std::min(all.layers[i].low, one.layers[i].low);
-      all.layers[i].high += (one.layers[i].high - all.layers[i].high) / static_cast<float>(all.groups);
+      all.layers[i].high +=
+          (one.layers[i].high - all.layers[i].high) / static_cast<float>(all.groups);
     }
   }
   return deserialize_calibration(ranks.broadcast(ranks.is_root() ? serialize(all) : Bytes()));
 }
 
-Trial::Outcome evaluate(Plan& plan, const Catalog& tiles, const mpi::Communicator& ranks, std::uint64_t& seen) {
-  using Clock = std::chrono::steady_clock;
-  Loader loader(tiles, plan);
-  const auto batch = static_cast<std::size_t>(plan.batch());
-  const auto classes = static_cast<std::int64_t>(plan.card().classes.size());
-  std::vector<std::uint8_t> pixels(loader.bytes() * batch);
-  const auto step = static_cast<std::size_t>(ranks.size()) * batch;
-  double right = 0, wrong = 0, seconds = 0;
-  for (std::size_t first = static_cast<std::size_t>(ranks.rank()) * batch; first < tiles.tiles.size(); first += step) {
-    std::vector<std::int32_t> labels;
-    for (std::size_t i = first; i < std::min(first + batch, tiles.tiles.size()); ++i) {
-      if (loader.load(i, std::span(pixels).subspan(labels.size() * loader.bytes()))) labels.push_back(tiles.tiles[i].label);
-    }
-    if (labels.empty()) continue;
-    const auto start = Clock::now();
-    const auto logits = plan.infer(std::span(pixels).first(labels.size() * loader.bytes())).logits;
-    seconds += std::chrono::duration<double>(Clock::now() - start).count();
-    const float* row = logits.const_data_ptr<float>();
-    for (const std::int32_t label : labels) {
-      (std::max_element(row, row + classes) - row == label ? right : wrong) += 1;
-      row += classes;
-    }
-  }
-  std::array<double, 3> sums{right, wrong, seconds};
-  ranks.sum(sums);
-  seen = static_cast<std::uint64_t>(sums[0] + sums[1]);
-  return {plan.precision(), static_cast<std::uint64_t>(sums[1]),
-          sums[2] > 0 ? static_cast<double>(seen) / sums[2] : 0};
+/// Sides of middles that are worth a look: multiples of ResNet18's stride.
+constexpr std::array<std::uint32_t, 3> kLookSides_px{96, 128, 160};
+
+Plan compile(const ModelFile& model, Precision precision, std::int64_t batch, std::uint32_t side_px,
+             const Calibration& calibration, const mpi::Communicator& ranks) {
+  std::optional<Plan> plan;
+  WeightsFile weights = model.fetch();
+  mpi::together(ranks, [&] {
+    ModelCard card = read_model_card(weights, model.path);
+    if (side_px > 0) card.tile_px = side_px;
+    if (batch == 0) batch = Plan::suitable_batch(card.architecture);
+    plan.emplace(fuse_network(std::move(weights), std::move(card), model.path), precision, batch,
+                 &calibration);
+  });
+  return std::move(*plan);
 }
 
 }  // namespace
@@ -162,9 +123,11 @@ Trial::Outcome evaluate(Plan& plan, const Catalog& tiles, const mpi::Communicato
 Precision Trial::best(double most_cost) const {
   const Outcome* chosen = nullptr;
   for (const Outcome& outcome : outcomes) {
-    const double cost = (static_cast<double>(outcome.wrong) - static_cast<double>(outcomes.front().wrong)) /
-                        static_cast<double>(std::max<std::uint64_t>(tiles, 1));
-    if (cost <= most_cost && (chosen == nullptr || outcome.tiles_per_s > chosen->tiles_per_s)) chosen = &outcome;
+    const double cost =
+        (static_cast<double>(outcome.wrong) - static_cast<double>(outcomes.front().wrong)) /
+        static_cast<double>(std::max<std::uint64_t>(tiles, 1));
+    if (cost <= most_cost && (chosen == nullptr || outcome.tiles_per_s > chosen->tiles_per_s))
+      chosen = &outcome;
   }
   return chosen == nullptr ? Precision::kFp32 : chosen->precision;
 }
@@ -173,13 +136,15 @@ std::string Trial::description() const {
   std::vector<std::string> parts;
   for (const Outcome& outcome : outcomes) {
     parts.push_back(fmt::format("{} {:.2f} % wrong at {:.0f} tiles/s", to_string(outcome.precision),
-                                100.0 * static_cast<double>(outcome.wrong) / static_cast<double>(std::max<std::uint64_t>(tiles, 1)),
+                                100.0 * static_cast<double>(outcome.wrong) /
+                                    static_cast<double>(std::max<std::uint64_t>(tiles, 1)),
                                 outcome.tiles_per_s));
   }
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
-TrialTiles TrialTiles::find(const Path& run_folder, const ModelCard& card, const Catalog& otherwise) {
+TrialTiles TrialTiles::find(const Path& run_folder, const ModelCard& card,
+                            const Catalog& otherwise) {
   Settings config;
   try {
     config = read_run_summary(run_folder / "run.h5").config;
@@ -203,92 +168,100 @@ void TrialTiles::broadcast(const mpi::Communicator& ranks) {
   }
 }
 
-Trial try_precisions(const std::function<WeightsFile()>& fetch, const Path& model, const TrialTiles& tiles,
+Trial try_precisions(const ModelFile& model, const TrialTiles& tiles,
                      std::vector<Precision> candidates, const mpi::Communicator& ranks) {
   Trial trial;
-  const auto compile = [&](Precision precision, std::int64_t batch) {
-    std::optional<Plan> plan;
-    WeightsFile weights = fetch();
-    mpi::together(ranks, [&] {
-      ModelCard card = read_model_card(weights, model);
-      const std::int64_t suitable = Plan::suitable_batch(card.architecture);
-      plan.emplace(fuse_network(std::move(weights), std::move(card), model), precision, batch > 0 ? batch : suitable,
-                   &trial.calibration);
-    });
-    return std::move(*plan);
+  const auto measure = [&](Plan& plan) {
+    const Verdicts verdicts = judge(plan, tiles.validation, plan.card().tile_px, ranks);
+    trial.tiles = verdicts.seen();
+    trial.outcomes.push_back({plan.precision(), verdicts.wrong(), verdicts.tiles_per_s});
   };
   {
-    Plan plan = compile(Precision::kFp32, kAtOnce);
+    Plan plan = compile(model, Precision::kFp32, kAtOnce, 0, trial.calibration, ranks);
     trial.calibration = calibrate(plan, tiles.calibration, ranks);
-    if (!candidates.empty()) {
-      trial.outcomes.push_back(evaluate(plan, tiles.validation, ranks, trial.tiles));
-    }
+    if (!candidates.empty()) measure(plan);
   }
   if (trial.calibration.groups == 0 && candidates.empty()) {
-    throw Error::shared(ErrorKind::kInput,
-                        fmt::format("calibrate int8 on tiles in '{}': no {} of them can be read and have the model's size; "
-                                    "give --precision bf16 or fp32",
-                                    tiles.calibration.root.native(), kAtOnce));
+    throw Error::shared(
+        ErrorKind::kInput,
+        fmt::format(
+            "calibrate int8 on tiles in '{}': no {} of them can be read and have the model's size; "
+            "give --precision bf16 or fp32",
+            tiles.calibration.root.native(), kAtOnce));
   }
   if (trial.calibration.groups == 0) std::erase(candidates, Precision::kInt8);
-  trial.calibrated_on = fmt::format("{} tiles of {}", trial.calibration.groups * kAtOnce, tiles.calibration.root.native());
+  trial.calibrated_on = fmt::format("{} tiles of {}", trial.calibration.groups * kAtOnce,
+                                    tiles.calibration.root.native());
   trial.validated_on = tiles.validation.root.native();
   for (const Precision precision : candidates) {
-    Plan plan = compile(precision, 0);
-    std::uint64_t seen = 0;
-    trial.outcomes.push_back(evaluate(plan, tiles.validation, ranks, seen));
+    Plan plan = compile(model, precision, 0, 0, trial.calibration, ranks);
+    measure(plan);
   }
-  ::malloc_trim(0);  // what was freed piece by piece goes back to the system before the model is read again
+  ::malloc_trim(
+      0);  // what was freed piece by piece goes back to the system before the model is read again
   return trial;
 }
 
-Trial read_trial(const Path& run_folder, std::uint32_t model_crc32, const std::string& cpu) {
-  try {
-    const Bytes bytes = read_file(run_folder / kFileName, std::uint64_t{1} << 20);
-    const auto json = nlohmann::json::parse(reinterpret_cast<const char*>(bytes.data()),
-                                            reinterpret_cast<const char*>(bytes.data()) + bytes.size());
-    if (json.at("schema") != "quadrat-score-trial" || json.at("model_crc32") != model_crc32 || json.at("cpu") != cpu) return {};
-    Trial trial;
-    trial.model_crc32 = model_crc32;
-    trial.cpu = cpu;
-    trial.calibration.groups = json.at("calibration_groups");
-    trial.calibrated_on = json.at("calibrated_on");
-    for (const auto& range : json.at("ranges")) trial.calibration.layers.push_back({range.at(0), range.at(1)});
-    trial.tiles = json.at("tiles");
-    trial.validated_on = json.at("validated_on");
-    for (const auto& outcome : json.at("outcomes")) {
-      const std::string name = outcome.at("precision");
-      const Precision precision =
-          name == "int8" ? Precision::kInt8 : name == "bf16" ? Precision::kBf16 : Precision::kFp32;
-      trial.outcomes.push_back({precision, outcome.at("wrong"), outcome.at("tiles_per_s")});
-    }
-    return trial;
-  } catch (const Error&) {
-  } catch (const nlohmann::json::exception&) {
+CascadeTrial try_cascade(const ModelFile& model, const Catalog& validation, Precision precision,
+                         const Calibration& calibration, double most_cost,
+                         const mpi::Communicator& ranks) {
+  CascadeTrial trial;
+  trial.precision = precision;
+  trial.most_cost = most_cost;
+  Verdicts whole;
+  std::uint32_t tile_px = 0;
+  {
+    Plan plan = compile(model, precision, 0, 0, calibration, ranks);
+    tile_px = plan.card().tile_px;
+    whole = judge(plan, validation, tile_px, ranks);
   }
-  return {};
+  trial.tiles = whole.seen();
+  trial.wrong = trial.wrong_whole = whole.wrong();
+  trial.tiles_per_s = trial.tiles_per_s_whole = whole.tiles_per_s;
+  const auto most_more_wrong =
+      static_cast<std::int64_t>(most_cost * static_cast<double>(trial.tiles));
+  for (const std::uint32_t side_px : kLookSides_px) {
+    if (side_px >= tile_px) break;
+    Plan plan = compile(model, precision, 0, side_px, calibration, ranks);
+    const Verdicts looks = judge(plan, validation, tile_px, ranks);
+    std::vector<Compared> compared;
+    for (std::size_t i = 0; i < looks.tiles.size(); ++i) {
+      if (!looks.tiles[i].was_seen || !whole.tiles[i].was_seen) continue;
+      compared.push_back(
+          {looks.tiles[i].confidence, looks.tiles[i].is_right, whole.tiles[i].is_right});
+    }
+    const Settlement settlement = lowest_threshold(std::move(compared), most_more_wrong);
+    if (settlement.settled == 0) continue;
+    const double left =
+        1 - static_cast<double>(settlement.settled) / static_cast<double>(trial.tiles);
+    const double tiles_per_s = 1 / (1 / looks.tiles_per_s + left / whole.tiles_per_s);
+    if (tiles_per_s <= trial.tiles_per_s) continue;
+    trial.look = {side_px, settlement.threshold};
+    trial.settled = settlement.settled;
+    trial.wrong = static_cast<std::uint64_t>(static_cast<std::int64_t>(trial.wrong_whole) +
+                                             settlement.more_wrong);
+    trial.tiles_per_s = tiles_per_s;
+  }
+  ::malloc_trim(0);
+  return trial;
 }
 
-void write_trial(const Path& run_folder, const Trial& trial) {
-  nlohmann::json json = {{"schema", "quadrat-score-trial"},
-                         {"model_crc32", trial.model_crc32},
-                         {"cpu", trial.cpu},
-                         {"calibration_groups", trial.calibration.groups},
-                         {"calibrated_on", trial.calibrated_on},
-                         {"tiles", trial.tiles},
-                         {"validated_on", trial.validated_on}};
-  json["ranges"] = nlohmann::json::array();
-  for (const Calibration::Range& range : trial.calibration.layers) json["ranges"].push_back({range.low, range.high});
-  json["outcomes"] = nlohmann::json::array();
-  for (const Trial::Outcome& outcome : trial.outcomes) {
-    json["outcomes"].push_back(
-        {{"precision", to_string(outcome.precision)}, {"wrong", outcome.wrong}, {"tiles_per_s", outcome.tiles_per_s}});
+std::string CascadeTrial::description() const {
+  const auto percent = [&](std::uint64_t part) {
+    return 100.0 * static_cast<double>(part) / static_cast<double>(tiles);
+  };
+  if (!look) {
+    return fmt::format(
+        "a look at the middle is not worth while: none settles enough of {} validation tiles "
+        "within {} points",
+        tiles, 100 * most_cost);
   }
-  try {
-    write_file(run_folder / kFileName, json.dump(1) + "\n");
-  } catch (const IoError& error) {
-    log::warn("what was found out about the model is not kept: {}", error.what());
-  }
+  return fmt::format(
+      "a look at the middle {}x{} px settles {:.0f} % of {} validation tiles at a probability of "
+      "{:.4f} or more: "
+      "{:.2f} % wrong at {:.0f} tiles/s, whole {:.2f} % at {:.0f}",
+      look.side_px, look.side_px, percent(settled), tiles, look.threshold, percent(wrong),
+      tiles_per_s, percent(wrong_whole), tiles_per_s_whole);
 }
 
 Bytes serialize(const Calibration& calibration) {
@@ -305,7 +278,8 @@ Calibration deserialize_calibration(const Bytes& bytes) {
   Calibration calibration;
   if (bytes.size() < sizeof calibration.groups) return calibration;
   std::memcpy(&calibration.groups, bytes.data(), sizeof calibration.groups);
-  calibration.layers.resize((bytes.size() - sizeof calibration.groups) / sizeof(Calibration::Range));
+  calibration.layers.resize((bytes.size() - sizeof calibration.groups) /
+                            sizeof(Calibration::Range));
   if (!calibration.layers.empty()) {
     std::memcpy(calibration.layers.data(), bytes.data() + sizeof calibration.groups,
                 calibration.layers.size() * sizeof(Calibration::Range));

@@ -10,24 +10,52 @@
 #include "quadrat/mpi/communicator.h"
 #include "quadrat/score/plan.h"
 #include "quadrat/tiles/catalog.h"
+#include "quick_look.h"
 
 namespace quadrat::score {
 
-/// What is found out about a model once, on the tiles it was trained and validated with, and kept beside it: the
-/// ranges that int8 needs, and what each precision costs in error and brings in speed.
+/// A model's file, and how a rank gets at what is in it.
+struct ModelFile {
+  Path path;
+  std::uint32_t crc32 = 0;             ///< on rank 0
+  ModelCard card;                      ///< on rank 0
+  std::function<WeightsFile()> fetch;  ///< the weights, anew each time it is called; collective
+};
+
+/// What a cascade costs in error and brings in speed, beside the same network in the same precision
+/// on whole tiles.
+struct CascadeTrial {
+  Precision precision = Precision::kFp32;
+  double most_cost = 0;  ///< that was allowed: a fraction of tiles
+  QuickLook
+      look;  ///< the quickest within that cost; none where none is quicker than the whole network
+  std::uint64_t tiles = 0;    ///< validation tiles that were looked at; 0: nothing was tried
+  std::uint64_t settled = 0;  ///< of them, by the look
+  std::uint64_t wrong = 0;
+  std::uint64_t wrong_whole = 0;
+  double tiles_per_s = 0;  ///< of one rank, computing alone
+  double tiles_per_s_whole = 0;
+
+  std::string description() const;
+};
+
+/// What is found out about a model once, on the tiles it was trained and validated with, and kept
+/// beside it: the ranges that int8 needs, and what each precision costs in error and brings in
+/// speed.
 struct Trial {
   struct Outcome {
     Precision precision = Precision::kFp32;
-    std::uint64_t wrong = 0;   ///< tiles whose class is not their folder's
-    double tiles_per_s = 0;    ///< of one rank, computing alone
+    std::uint64_t wrong = 0;  ///< tiles whose class is not their folder's
+    double tiles_per_s = 0;   ///< of one rank, computing alone
   };
   std::uint32_t model_crc32 = 0;
-  std::string cpu;                 ///< what the ranks' CPUs can do: speeds hold for such
-  Calibration calibration;         ///< no groups where nothing was calibrated
+  std::string cpu;          ///< what the ranks' CPUs can do: speeds hold for such
+  Calibration calibration;  ///< no groups where nothing was calibrated
   std::string calibrated_on;
-  std::uint64_t tiles = 0;         ///< validation tiles that were looked at; 0: costs are unknown
+  std::uint64_t tiles = 0;  ///< validation tiles that were looked at; 0: costs are unknown
   std::string validated_on;
-  std::vector<Outcome> outcomes;   ///< fp32 first
+  std::vector<Outcome> outcomes;  ///< fp32 first
+  CascadeTrial cascade;
 
   /// The quickest precision whose error is at most `most_cost` (a fraction) above fp32's.
   Precision best(double most_cost) const;
@@ -38,7 +66,8 @@ struct Trial {
 /// Tiles for a trial. Made on rank 0 and broadcast.
 struct TrialTiles {
   Catalog calibration;  ///< seeded and bounded, in the order they are taken
-  Catalog validation;   ///< likewise, labelled in the model's classes; empty where there are none to be found
+  Catalog validation;  ///< likewise, labelled in the model's classes; empty where there are none to
+                       ///< be found
 
   /// From the training and validation folders that run.h5 beside the model names.
   /// @param otherwise calibrated on where the training tiles are not to be found
@@ -46,14 +75,24 @@ struct TrialTiles {
   void broadcast(const mpi::Communicator& ranks);
 };
 
-/// Collective: the tiles are dealt over the ranks, and what comes out does not depend on how many there are.
-/// @param fetch the model's weights, anew each time it is called; collective
-/// @param candidates what to try beside fp32, int8 only where there are tiles to calibrate on; none to calibrate alone
-/// @throws Error, shared, where there are no candidates and no Plan::kTilesAtOnce tiles to calibrate on can be read
-Trial try_precisions(const std::function<WeightsFile()>& fetch, const Path& model, const TrialTiles& tiles,
+/// Collective: the tiles are dealt over the ranks, and what comes out does not depend on how many
+/// there are. The outcomes are whole on rank 0.
+/// @param candidates what to try beside fp32, int8 only where there are tiles to calibrate on; none
+/// to calibrate alone
+/// @throws Error, shared, where there are no candidates and no Plan::kTilesAtOnce tiles to
+/// calibrate on can be read
+Trial try_precisions(const ModelFile& model, const TrialTiles& tiles,
                      std::vector<Precision> candidates, const mpi::Communicator& ranks);
 
-/// runs/NAME/score_trial.json, or an empty trial where there is none, or one of another model or CPU.
+/// Collective, likewise; whole on rank 0.
+/// @param validation not empty, labelled in the model's classes
+/// @param calibration for int8
+CascadeTrial try_cascade(const ModelFile& model, const Catalog& validation, Precision precision,
+                         const Calibration& calibration, double most_cost,
+                         const mpi::Communicator& ranks);
+
+/// runs/NAME/score_trial.json, or an empty trial where there is none, or one of another model or
+/// CPU.
 Trial read_trial(const Path& run_folder, std::uint32_t model_crc32, const std::string& cpu);
 /// A folder that cannot be written to is no error: the next run tries again.
 void write_trial(const Path& run_folder, const Trial& trial);

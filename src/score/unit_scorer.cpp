@@ -9,6 +9,7 @@
 
 #include "quadrat/base/error.h"
 #include "quadrat/image/png.h"
+#include "quick_look.h"
 
 namespace quadrat::score {
 
@@ -23,7 +24,8 @@ void show(unsigned view, std::size_t side, const std::uint8_t* from, std::uint8_
   for (std::size_t y = 0; y < side; ++y) {
     for (std::size_t x = 0; x < side; ++x) {
       std::size_t row = y, column = x;
-      for (unsigned turn = 0; turn < view % 4; ++turn) std::tie(row, column) = std::pair(column, last - row);
+      for (unsigned turn = 0; turn < view % 4; ++turn)
+        std::tie(row, column) = std::pair(column, last - row);
       if (view >= 4) column = last - column;
       std::copy_n(from + (row * side + column) * 3, 3, to + (y * side + x) * 3);
     }
@@ -32,14 +34,20 @@ void show(unsigned view, std::size_t side, const std::uint8_t* from, std::uint8_
 
 }  // namespace
 
-UnitScorer::UnitScorer(Plan& plan, TileFeed& feed, Extras extras)
+UnitScorer::UnitScorer(Plan& plan, TileFeed& feed, Extras extras, FirstLook look)
     : plan_(plan),
       feed_(feed),
       extras_(extras),
+      look_(look),
       pixels_(static_cast<std::size_t>(plan.batch() * plan.bytes_per_tile())),
+      middles_(look.plan != nullptr
+                   ? static_cast<std::size_t>(look.plan->batch() * look.plan->bytes_per_tile())
+                   : 0),
+      waiting_pixels_(look.plan != nullptr ? pixels_.size() : 0),
       view_(extras.all_views ? pixels_.size() : 0) {}
 
-std::vector<float> UnitScorer::infer(std::span<const std::uint8_t> tiles, std::vector<float>& features) {
+std::vector<float> UnitScorer::infer(std::span<const std::uint8_t> tiles,
+                                     std::vector<float>& features) {
   const Plan::Result result = plan_.infer(tiles);
   if (extras_.features) {
     const float* from = result.features.const_data_ptr<float>();
@@ -60,7 +68,44 @@ std::vector<float> UnitScorer::infer(std::span<const std::uint8_t> tiles, std::v
   return rows;
 }
 
-std::string UnitScorer::decode(const TileFeed::Item& item, std::uint32_t side_px, std::span<std::uint8_t> pixels) {
+void UnitScorer::look_at(std::size_t first, std::size_t here,
+                         const std::vector<std::size_t>& rejected, UnitResult& result) {
+  const auto bytes = static_cast<std::size_t>(plan_.bytes_per_tile());
+  const auto middle_bytes = static_cast<std::size_t>(look_.plan->bytes_per_tile());
+  const auto classes = static_cast<std::ptrdiff_t>(plan_.card().classes.size());
+  for (std::size_t i = 0; i < here; ++i) {
+    copy_middle(pixels_.data() + i * bytes, plan_.card().tile_px, look_.plan->card().tile_px,
+                middles_.data() + i * middle_bytes);
+  }
+  const std::vector<float> rows =
+      probabilities(look_.plan->infer(std::span(middles_).first(here * middle_bytes)).logits);
+  result.probabilities.insert(result.probabilities.end(), rows.begin(), rows.end());
+  for (std::size_t i = 0; i < here; ++i) {
+    const auto row = rows.begin() + static_cast<std::ptrdiff_t>(i) * classes;
+    if (*std::max_element(row, row + classes) >= look_.threshold) continue;
+    if (std::find(rejected.begin(), rejected.end(), i) != rejected.end()) continue;
+    std::copy_n(pixels_.data() + i * bytes, bytes,
+                waiting_pixels_.data() + waiting_.size() * bytes);
+    waiting_.push_back(first + i);
+    if (waiting_.size() == static_cast<std::size_t>(plan_.batch())) settle_waiting(result);
+  }
+}
+
+void UnitScorer::settle_waiting(UnitResult& result) {
+  if (waiting_.empty()) return;
+  const auto bytes = static_cast<std::size_t>(plan_.bytes_per_tile());
+  const std::size_t classes = plan_.card().classes.size();
+  const std::vector<float> rows =
+      probabilities(plan_.infer(std::span(waiting_pixels_).first(waiting_.size() * bytes)).logits);
+  for (std::size_t i = 0; i < waiting_.size(); ++i) {
+    std::copy_n(rows.data() + i * classes, classes,
+                result.probabilities.data() + waiting_[i] * classes);
+  }
+  waiting_.clear();
+}
+
+std::string UnitScorer::decode(const TileFeed::Item& item, std::uint32_t side_px,
+                               std::span<std::uint8_t> pixels) {
   if (!item.error.empty()) return item.error;
   try {
     decode_png_tile(item.png, side_px, pixels);
@@ -87,16 +132,24 @@ std::optional<UnitResult> UnitScorer::score(std::uint64_t unit, std::size_t tile
       const std::span<std::uint8_t> pixels(pixels_.data() + i * bytes, bytes);
       std::string reason = decode(feed_.next(), plan_.card().tile_px, pixels);
       if (reason.empty()) continue;
-      // It keeps its place, so that the other tiles' company is the same whatever happens to this one.
+      // It keeps its place, so that the other tiles' company is the same whatever happens to this
+      // one.
       std::fill(pixels.begin(), pixels.end(), std::uint8_t{0});
       rejected.push_back(i);
       result.rejected.push_back({static_cast<std::uint32_t>(first + i), std::move(reason)});
     }
-    std::vector<float> rows = infer(std::span(pixels_).first(here * bytes), result.features);
-    for (const std::size_t i : rejected) std::fill_n(rows.begin() + static_cast<std::ptrdiff_t>(i * classes), classes, 0.0F);
-    result.probabilities.insert(result.probabilities.end(), rows.begin(), rows.end());
+    if (look_.plan != nullptr) {
+      look_at(first, here, rejected, result);
+    } else {
+      const std::vector<float> rows =
+          infer(std::span(pixels_).first(here * bytes), result.features);
+      result.probabilities.insert(result.probabilities.end(), rows.begin(), rows.end());
+    }
+    for (const std::size_t i : rejected)
+      std::fill_n(result.probabilities.data() + (first + i) * classes, classes, 0.0F);
     if (!between(here)) return std::nullopt;
   }
+  settle_waiting(result);
   result.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return result;
 }

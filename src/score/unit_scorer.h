@@ -15,14 +15,21 @@ namespace quadrat::score {
 
 /// What is made of a tile beside its class probabilities.
 struct Extras {
-  bool all_views = false;  ///< mean probabilities of the 8 flips and quarter turns instead of the tile's own
-  bool features = false;   ///< what the head sees, of the tile as it is
+  bool all_views =
+      false;  ///< mean probabilities of the 8 flips and quarter turns instead of the tile's own
+  bool features = false;  ///< what the head sees, of the tile as it is
+};
+
+/// What is tried before a tile is computed whole.
+struct FirstLook {
+  Plan* plan = nullptr;  ///< of the middles of tiles; null: nothing is tried
+  float threshold = 0;   ///< the likeliest class's probability from which it is believed
 };
 
 /// Turns tiles into probabilities, batch by batch: decode, compute, softmax.
 class UnitScorer {
  public:
-  UnitScorer(Plan& plan, TileFeed& feed, Extras extras = {});
+  UnitScorer(Plan& plan, TileFeed& feed, Extras extras = {}, FirstLook look = {});
 
   /// Scores the next `tiles` tiles that the feed was told of.
   /// @param between called after every batch with the tiles it had; false stops
@@ -32,15 +39,23 @@ class UnitScorer {
 
  private:
   /// @return why the tile is rejected; empty where `pixels` was filled
-  static std::string decode(const TileFeed::Item& item, std::uint32_t side_px, std::span<std::uint8_t> pixels);
+  static std::string decode(const TileFeed::Item& item, std::uint32_t side_px,
+                            std::span<std::uint8_t> pixels);
 
   std::vector<float> infer(std::span<const std::uint8_t> tiles, std::vector<float>& features);
+  void look_at(std::size_t first, std::size_t here, const std::vector<std::size_t>& rejected,
+               UnitResult& result);
+  void settle_waiting(UnitResult& result);
 
   Plan& plan_;
   TileFeed& feed_;
   Extras extras_;
-  std::vector<std::uint8_t> pixels_;  // [batch, side, side, 3]
-  std::vector<std::uint8_t> view_;    // the same, of another view of the tiles
+  FirstLook look_;
+  std::vector<std::uint8_t> pixels_;          // [batch, side, side, 3]
+  std::vector<std::uint8_t> middles_;         // [batch, look's side, look's side, 3]
+  std::vector<std::uint8_t> waiting_pixels_;  // [batch, side, side, 3], tiles to be computed whole
+  std::vector<std::size_t> waiting_;          // their places in the unit
+  std::vector<std::uint8_t> view_;            // the same, of another view of the tiles
 };
 
 }  // namespace quadrat::score

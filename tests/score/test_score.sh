@@ -97,6 +97,27 @@ same first second || fail "one rank with what was kept differs from two that mea
 [ -e scores/first/.lock ] && fail "the lock was left behind"
 expect 0 "not to be found" score --tiles "$tiles" -o model --name unmeasured
 
+# A cascade: thresholds are set on these very tiles, so that the promise about the error holds to the tile.
+error_of() { sed -n 's/^error //p' out; }
+score --tiles "$tiles" -o trained --name whole --precision fp32 >out 2>err || fail "whole: $(cat err)"
+whole=$(error_of)
+expect 0 "measuring what a quick look costs" \
+  on_ranks 2 --tiles "$tiles" -o trained --name cascade --precision fp32 --cascade --cascade_points 5
+awk -v a="$(error_of)" -v b="$whole" 'BEGIN { exit !(a <= b + 0.05) }' ||
+  fail "a cascade of 5 points has an error of $(error_of), the whole network $whole"
+h5dump -a /environment/look_reason scores/cascade/scores.h5 | grep -q 'settles .* of 120 validation tiles' ||
+  fail "what the look settles is not recorded: $(h5dump -a /environment/look_reason scores/cascade/scores.h5)"
+same whole cascade >/dev/null && fail "no tile was settled by the look: the comparison is blind"
+score --tiles "$tiles" -o trained --name cascade1 --precision fp32 --cascade --cascade_points 5 >out 2>err || fail "$(cat err)"
+grep -q "measuring" err && fail "the cascade was measured a second time"
+same cascade cascade1 || fail "a cascade on one rank differs from two"
+score --tiles "$tiles" -o trained --name none --precision fp32 --cascade --cascade_points 0 >out 2>err || fail "$(cat err)"
+awk -v a="$(error_of)" -v b="$whole" 'BEGIN { exit !(a <= b) }' || fail "a cascade of 0 points costs: $(error_of), whole $whole"
+expect 2 "--cascade was used with --cascade_points 5" score --tiles "$tiles" -o trained --name cascade --precision fp32
+expect 2 "are not to be found" score --tiles "$tiles" -o model --name unmeasured_cascade --cascade
+expect 1 "any size" score --tiles "$tiles" -o other --name alexnet --cascade
+expect 1 "leave out one" score --tiles "$tiles" -o trained --cascade --test_time_augmentation
+
 # Other views and features are part of what a run is.
 score --tiles "$tiles" -o model --name views --sample_frac 0.1 --test_time_augmentation >out 2>err || fail "views: $(cat err)"
 expect 2 "8 views" score --tiles "$tiles" -o model --name views --sample_frac 0.1

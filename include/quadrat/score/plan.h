@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "quadrat/score/network.h"
@@ -16,6 +17,9 @@ namespace quadrat::score {
 enum class Precision { kFp32, kBf16, kInt8 };
 
 const char* to_string(Precision precision);
+
+/// The precision that to_string names so; kFp32 for any other text.
+Precision parse_precision(std::string_view text);
 
 /// Whether this CPU computes in the precision at all; where it does so in hardware it is also quicker.
 bool is_supported(Precision precision);

@@ -109,4 +109,5 @@ def main():
                     print(f"{mine:8.1f} {theirs:8.1f} {ratio:6.2f}{bound}", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

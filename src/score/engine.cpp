@@ -1,0 +1,205 @@
+#include "engine.h"
+
+#include <fmt/format.h>
+
+#include <tuple>
+#include <vector>
+
+#include "quadrat/base/error.h"
+#include "quadrat/base/log.h"
+
+namespace quadrat::score {
+
+namespace {
+
+/// The largest share of tiles that a quicker precision may get wrong beyond fp32's.
+constexpr double kMostCost = 0.003;
+
+std::string name_of(const ModelFile& model) { return model.path.parent_path().filename().native(); }
+
+/// Which of the questions about a model the ranks have to answer; rank 0 decides.
+class Questions {
+ public:
+  Questions(const EngineWish& wish, const ModelFile& model, const Catalog& to_score,
+            const CpuAbilities& cpu, const mpi::Communicator& ranks)
+      : wish_(wish),
+        model_(model),
+        to_score_(to_score),
+        cpu_(cpu),
+        ranks_(ranks),
+        folder_(model.path.parent_path()) {}
+
+  Engine answer() {
+    mpi::together(ranks_, [&] {
+      if (ranks_.is_root()) trial_ = read_trial(folder_, model_.crc32, cpu_.name());
+    });
+    measure_precisions();
+    mpi::together(ranks_, [&] {
+      if (ranks_.is_root()) choose_precision();
+    });
+    measure_cascade();
+    return engine_;
+  }
+
+ private:
+  void find_tiles();  // rank 0
+  void measure_precisions();
+  void choose_precision();  // rank 0
+  void measure_cascade();
+  void keep();  // rank 0
+  bool any(bool mine) const { return ranks_.sum(static_cast<std::int64_t>(mine ? 1 : 0)) > 0; }
+
+  const EngineWish& wish_;
+  const ModelFile& model_;
+  const Catalog& to_score_;
+  const CpuAbilities& cpu_;
+  const mpi::Communicator& ranks_;
+  Path folder_;
+  Trial trial_;
+  TrialTiles tiles_;
+  bool has_tiles_ = false;
+  Engine engine_;
+};
+
+void Questions::find_tiles() {
+  if (!has_tiles_) tiles_ = TrialTiles::find(folder_, model_.card, to_score_);
+  has_tiles_ = true;
+}
+
+void Questions::keep() {
+  trial_.model_crc32 = model_.crc32;
+  trial_.cpu = cpu_.name();
+  // Ranges of the tiles to score are this run's own.
+  if (tiles_.calibration.root != to_score_.root) write_trial(folder_, trial_);
+}
+
+void Questions::measure_precisions() {
+  bool calibrates = false;
+  bool measures = false;
+  mpi::together(ranks_, [&] {
+    if (!ranks_.is_root()) return;
+    const bool is_known =
+        wish_.precision ? *wish_.precision != Precision::kInt8 || trial_.calibration.groups > 0
+                        : trial_.tiles > 0;
+    if (is_known) return;
+    find_tiles();
+    calibrates = wish_.precision.has_value();
+    measures = !calibrates && !tiles_.validation.tiles.empty();
+    if (calibrates && tiles_.calibration.root == to_score_.root) {
+      log::warn(
+          "the tiles the model was trained on are not there: int8 is calibrated on the tiles to "
+          "score");
+    }
+    if (measures) {
+      log::line("measuring once what each precision costs '{}' in error, on {} validation tiles",
+                name_of(model_), tiles_.validation.tiles.size());
+    }
+  });
+  measures = any(measures);
+  if (!measures && !any(calibrates)) return;
+  std::vector<Precision> candidates;
+  if (measures && cpu_.has_bf16) candidates.push_back(Precision::kBf16);
+  if (measures && cpu_.has_int8) candidates.push_back(Precision::kInt8);
+  tiles_.broadcast(ranks_);
+  trial_ = try_precisions(model_, tiles_, candidates, ranks_);
+  if (ranks_.is_root()) keep();
+}
+
+void Questions::choose_precision() {
+  if (wish_.precision) {
+    engine_.precision = *wish_.precision;
+    engine_.precision_reason = wish_.precision_reason;
+  } else if (trial_.tiles > 0) {
+    engine_.precision = trial_.best(kMostCost);
+    engine_.precision_reason =
+        fmt::format("auto: the quickest within {:.1f} points of fp32's error on {} tiles of {}: {}",
+                    100 * kMostCost, trial_.tiles, trial_.validated_on, trial_.description());
+  } else {
+    engine_.precision = cpu_.accelerates_bf16 ? Precision::kBf16 : Precision::kFp32;
+    engine_.precision_reason = fmt::format(
+        "auto: the model's validation tiles are not to be found, so costs in error are unknown; {}",
+        cpu_.accelerates_bf16 ? "every rank's CPU computes bf16 in hardware"
+                              : "not every rank's CPU computes bf16 in hardware");
+    log::line(
+        "--precision auto takes {}: the validation tiles of '{}' are not to be found, so what int8 "
+        "would cost in error "
+        "is unknown",
+        to_string(engine_.precision), name_of(model_));
+  }
+  cpu_.require(engine_.precision);
+  if (engine_.precision == Precision::kInt8) {
+    engine_.calibration = trial_.calibration;
+    engine_.calibrated_on = trial_.calibrated_on;
+  }
+}
+
+void Questions::measure_cascade() {
+  bool measures = false;
+  mpi::together(ranks_, [&] {
+    if (!ranks_.is_root() || !wish_.cascade || wish_.look) return;
+    const CascadeTrial& known = trial_.cascade;
+    if (known.tiles > 0 && known.precision == engine_.precision &&
+        known.most_cost == wish_.most_cost)
+      return;
+    find_tiles();
+    if (tiles_.validation.tiles.empty()) {
+      throw InputError("set the threshold of --cascade for", model_.path.native(),
+                       "the tiles it was validated on, by its record run.h5, are not to be found",
+                       "put them back, or leave out --cascade");
+    }
+    measures = true;
+    log::line("measuring what a quick look costs '{}' in error, on {} validation tiles",
+              name_of(model_), tiles_.validation.tiles.size());
+  });
+  if (any(measures)) {
+    tiles_.broadcast(ranks_);
+    const auto precision =
+        parse_precision(ranks_.broadcast(std::string(to_string(engine_.precision))));
+    const Calibration calibration = deserialize_calibration(
+        ranks_.broadcast(ranks_.is_root() ? serialize(engine_.calibration) : Bytes()));
+    trial_.cascade =
+        try_cascade(model_, tiles_.validation, precision, calibration, wish_.most_cost, ranks_);
+    if (ranks_.is_root()) keep();
+  }
+  if (!ranks_.is_root() || !wish_.cascade) return;
+  if (wish_.look) {
+    std::tie(engine_.look, engine_.look_reason) = *wish_.look;
+    return;
+  }
+  engine_.look = trial_.cascade.look;
+  engine_.look_reason = trial_.cascade.description();
+  log::line("{}", engine_.look_reason);
+}
+
+}  // namespace
+
+CpuAbilities CpuAbilities::of(const mpi::Communicator& ranks) {
+  CpuAbilities cpu;
+  cpu.has_bf16 = ranks.min(is_supported(Precision::kBf16) ? 1 : 0) == 1;
+  cpu.accelerates_bf16 = ranks.min(is_accelerated(Precision::kBf16) ? 1 : 0) == 1;
+  cpu.has_int8 = ranks.min(is_supported(Precision::kInt8) ? 1 : 0) == 1;
+  return cpu;
+}
+
+void CpuAbilities::require(Precision precision) const {
+  if (precision == Precision::kBf16 && !has_bf16) {
+    throw UsageError(
+        "--precision is bf16, but not every rank's CPU has AVX-512; give --precision fp32");
+  }
+  if (precision == Precision::kInt8 && !has_int8) {
+    throw UsageError(
+        "--precision is int8, but not every rank's CPU has AVX-512 VNNI; give --precision auto");
+  }
+}
+
+std::string CpuAbilities::name() const {
+  return fmt::format("{}{}{}", has_bf16 ? "avx512" : "", accelerates_bf16 ? " bf16" : "",
+                     has_int8 ? " vnni" : "");
+}
+
+Engine choose_engine(const EngineWish& wish, const ModelFile& model, const Catalog& to_score,
+                     const CpuAbilities& cpu, const mpi::Communicator& ranks) {
+  return Questions(wish, model, to_score, cpu, ranks).answer();
+}
+
+}  // namespace quadrat::score

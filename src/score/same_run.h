@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "quadrat/record/score_record.h"
+#include "quadrat/score/score.h"
+#include "start.h"
+
+namespace quadrat::score {
+
+/// scores/NAME, and runs/MODEL/model.safetensors.
+Path folder_of(const ScoreOptions& options);
+Path model_path_of(const ScoreOptions& options);
+
+std::uint32_t checksum(std::span<const std::byte> bytes);
+/// Which tiles, in which order, with which labels; not where they lie.
+std::uint32_t checksum_of(const Catalog& catalog);
+
+/// What a run was made with, as its record tells it: what require_same_run reads, and what readers
+/// want to know.
+/// @param hosts every rank's
+Settings environment_of(const ScoreOptions& options, const Start& start,
+                        const std::vector<Bytes>& hosts);
+
+/// @throws InputError naming what differs, where the record is of a run whose results are not to be
+/// gone on with
+void require_same_run(const ScoreRecord& earlier, const ScoreOptions& options, const Start& start,
+                      Precision precision);
+
+/// Of all that a unit's results depend on.
+std::uint64_t fingerprint_of(const ScoreOptions& options, const Start& start);
+
+}  // namespace quadrat::score
