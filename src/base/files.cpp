@@ -114,18 +114,23 @@ void replace_file(const Path& path, const std::function<void(const Path&)>& writ
   folder.sync();
 }
 
-void write_file(const Path& path, std::span<const std::byte> content) {
+void write_file(const Path& path, const std::vector<std::span<const std::byte>>& pieces) {
   replace_file(path, [&](const Path& temporary) {
     File file(temporary, O_WRONLY | O_CREAT | O_TRUNC, "write");
-    std::size_t done = 0;
-    while (done < content.size()) {
-      const ssize_t n = ::write(file.get(), content.data() + done, content.size() - done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) throw IoError::from_errno("write", path.native());
-      done += static_cast<std::size_t>(n);
+    for (std::span<const std::byte> piece : pieces) {
+      while (!piece.empty()) {
+        const ssize_t n = ::write(file.get(), piece.data(), piece.size());
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) throw IoError::from_errno("write", path.native());
+        piece = piece.subspan(static_cast<std::size_t>(n));
+      }
     }
     file.close();
   });
+}
+
+void write_file(const Path& path, std::span<const std::byte> content) {
+  write_file(path, std::vector{content});
 }
 
 void write_file(const Path& path, std::string_view content) {

@@ -240,27 +240,37 @@ WeightsFile parse_safetensors(std::span<const std::byte> file, const Release& re
 
 namespace quadrat {
 
-Bytes to_safetensors(const WeightsFile& weights) {
+namespace {
+
+/// A file's bytes up to its tensors, and the order in which their bytes follow.
+struct Outline {
+  Bytes header;
+  std::vector<std::size_t> order;
+  std::uint64_t data_bytes = 0;
+};
+
+Outline outline_of(const WeightsFile& weights) {
   using weights::Fault;
   try {
+    Outline outline;
     // Wide elements first, so that every tensor is aligned for readers that map the file.
     std::vector<std::uint64_t> offsets(weights.tensors.size());
-    std::uint64_t data_bytes = 0;
     for (const std::size_t width : {8u, 4u, 2u, 1u}) {
       for (std::size_t i = 0; i < weights.tensors.size(); ++i) {
         if (bytes_per_element(weights.tensors[i].dtype) != width) continue;
-        offsets[i] = data_bytes;
-        data_bytes += weights.tensors[i].data.size();
+        offsets[i] = outline.data_bytes;
+        outline.data_bytes += weights.tensors[i].data.size();
+        outline.order.push_back(i);
       }
     }
-    std::string header = "{";
+    std::string text = "{";
     if (!weights.metadata.empty()) {
-      header += "\"__metadata__\":{";
+      text += "\"__metadata__\":{";
       for (const auto& [key, value] : weights.metadata) {
-        if (header.back() != '{') header += ',';
-        header += weights::json_text(key) + ':' + weights::json_text(value);
+        if (text.back() != '{') text += ',';
+        text += weights::json_text(key) + ':' + weights::json_text(value);
       }
-      header += '}';
+      text += '}';
     }
     std::unordered_set<std::string_view> names = {weights::kMetadata};
     for (std::size_t i = 0; i < weights.tensors.size(); ++i) {
@@ -274,32 +284,42 @@ Bytes to_safetensors(const WeightsFile& weights) {
         throw Fault{fmt::format("tensor '{}' has {} bytes, and its shape needs {}",
                                 printable(tensor.name), tensor.data.size(), expected)};
       }
-      if (header.back() != '{') header += ',';
-      header += fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                            weights::json_text(tensor.name), to_string(tensor.dtype),
-                            fmt::join(tensor.shape, ","), offsets[i], offsets[i] + expected);
+      if (text.back() != '{') text += ',';
+      text += fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
+                          weights::json_text(tensor.name), to_string(tensor.dtype),
+                          fmt::join(tensor.shape, ","), offsets[i], offsets[i] + expected);
     }
-    header += '}';
-    header.resize((header.size() + 7) / 8 * 8, ' ');
-
-    Bytes file(weights::kLengthBytes + header.size() + data_bytes);
+    text += '}';
+    text.resize((text.size() + 7) / 8 * 8, ' ');
+    outline.header.resize(weights::kLengthBytes + text.size());
     for (std::size_t i = 0; i < weights::kLengthBytes; ++i) {
-      file[i] = static_cast<std::byte>(header.size() >> (8 * i));
+      outline.header[i] = static_cast<std::byte>(text.size() >> (8 * i));
     }
-    std::memcpy(file.data() + weights::kLengthBytes, header.data(), header.size());
-    std::byte* const data = file.data() + weights::kLengthBytes + header.size();
-    for (std::size_t i = 0; i < weights.tensors.size(); ++i) {
-      const Bytes& bytes = weights.tensors[i].data;
-      std::copy(bytes.begin(), bytes.end(), data + offsets[i]);
-    }
-    return file;
+    std::memcpy(outline.header.data() + weights::kLengthBytes, text.data(), text.size());
+    return outline;
   } catch (const Fault& fault) {
     throw InputError("write weights", "", fault.finding, fault.remedy);
   }
 }
 
+}  // namespace
+
+Bytes to_safetensors(const WeightsFile& weights) {
+  Outline outline = outline_of(weights);
+  Bytes file = std::move(outline.header);
+  file.reserve(file.size() + outline.data_bytes);
+  for (const std::size_t i : outline.order) {
+    const Bytes& bytes = weights.tensors[i].data;
+    file.insert(file.end(), bytes.begin(), bytes.end());
+  }
+  return file;
+}
+
 void write_safetensors(const Path& path, const WeightsFile& weights) {
-  write_file(path, to_safetensors(weights));
+  const Outline outline = outline_of(weights);
+  std::vector<std::span<const std::byte>> pieces = {outline.header};
+  for (const std::size_t i : outline.order) pieces.emplace_back(weights.tensors[i].data);
+  write_file(path, pieces);
 }
 
 }  // namespace quadrat

@@ -30,6 +30,7 @@ void replace_file(const Path& path, const std::function<void(const Path& tempora
 /// replace_file with given content.
 void write_file(const Path& path, std::string_view content);
 void write_file(const Path& path, std::span<const std::byte> content);
+void write_file(const Path& path, const std::vector<std::span<const std::byte>>& pieces);
 
 /// Creates the folder and its parents. @throws IoError, also where something that is no folder is in the way.
 void make_folder(const Path& path);
