@@ -1,15 +1,14 @@
 #include "session.h"
 
 #include <ATen/autocast_mode.h>
-#include <malloc.h>
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <thread>
 
 #include "quadrat/base/cpu.h"
 #include "quadrat/base/error.h"
+#include "quadrat/score/plan.h"
 
 namespace quadrat {
 
@@ -39,13 +38,6 @@ int choose_threads(const FinetuneOptions& options, const mpi::Communicator& rank
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / here);
 }
 
-/// AlexNet's gradients are 228 MB a step: kept by the allocator they cost nothing, given back to the kernel and
-/// faulted in again they cost a third of the step.
-void keep_freed_memory() {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-}
-
 }  // namespace
 
 Session::Session(const FinetuneOptions& given, const mpi::Communicator& all)
@@ -58,10 +50,11 @@ Session::Session(const FinetuneOptions& given, const mpi::Communicator& all)
       sets(list_training_sets(options.train, options.validation, options.sample_frac, seed, ranks)),
       transform(kTileSide_px, kImageNetMean, kImageNetStd, parse_augment(options.augment), seed) {
   at::set_num_threads(threads);
-  keep_freed_memory();
+  // AlexNet's gradients are 228 MB a step: faulted in anew they would cost a third of it.
+  score::keep_freed_memory();
   make_network();
   all_reduce = device.is_cuda() ? comm::make_nccl_all_reduce(ranks, device.index())
-                                : comm::make_mpi_all_reduce(ranks);
+                                : comm::make_host_all_reduce(ranks);
 }
 
 void Session::make_network() {

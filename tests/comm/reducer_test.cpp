@@ -4,6 +4,8 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "quadrat/mpi/communicator.h"
 
@@ -16,9 +18,14 @@ torch::Tensor part(int rank, at::IntArrayRef shape, torch::ScalarType type = tor
   return torch::randn(shape, torch::kDouble).to(type);
 }
 
-TEST(AllReduce, equals_the_serial_sum) {
+class AllReduceBy : public ::testing::TestWithParam<std::unique_ptr<AllReduce> (*)(const mpi::Communicator&)> {};
+
+INSTANTIATE_TEST_SUITE_P(Backends, AllReduceBy, ::testing::Values(&make_mpi_all_reduce, &make_shared_memory_all_reduce),
+                         [](const auto& backend) { return backend.index == 0 ? "mpi" : "shared_memory"; });
+
+TEST_P(AllReduceBy, equals_the_serial_sum) {
   const auto ranks = mpi::Communicator::world();
-  const auto reduce = make_mpi_all_reduce(ranks);
+  const auto reduce = GetParam()(ranks);
   for (const auto type : {torch::kFloat, torch::kDouble, torch::kBFloat16}) {
     auto serial = torch::zeros({1000}, torch::kDouble);
     auto magnitude = torch::zeros({1000}, torch::kDouble);
@@ -36,9 +43,41 @@ TEST(AllReduce, equals_the_serial_sum) {
   }
 }
 
-TEST(AllReduce, several_at_once_do_not_mix) {
+TEST_P(AllReduceBy, sums_of_many_pieces_and_of_none) {
   const auto ranks = mpi::Communicator::world();
-  const auto reduce = make_mpi_all_reduce(ranks);
+  const auto reduce = GetParam()(ranks);
+  const std::int64_t n = ranks.size();
+  for (const std::int64_t size : {0L, 1L, 3L, 65535L, 65536L, 65537L, 1'000'003L}) {
+    auto mine = torch::arange(size, torch::kFloat) + static_cast<float>(ranks.rank());
+    auto wide = torch::arange(size, torch::kDouble) * static_cast<double>(ranks.rank() + 1);
+    const auto first = reduce->start(mine);
+    const auto second = reduce->start(wide);
+    second->wait();
+    first->wait();
+    // Whole numbers below 2^24: exact in any order.
+    const auto index = torch::arange(size, torch::kDouble);
+    EXPECT_TRUE(torch::equal(mine.to(torch::kDouble), index * n + n * (n - 1) / 2)) << size;
+    EXPECT_TRUE(torch::equal(wide, index * (n * (n + 1) / 2))) << size;
+  }
+}
+
+TEST_P(AllReduceBy, ranks_of_uneven_speed_wait_for_each_other) {
+  const auto ranks = mpi::Communicator::world();
+  const auto reduce = GetParam()(ranks);
+  for (int round = 0; round < 30; ++round) {
+    auto values = torch::full({300'000}, static_cast<float>(round + ranks.rank()));
+    if (round % ranks.size() == ranks.rank()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    const auto pending = reduce->start(values);
+    if (round % 3 == 0) pending->poll();
+    pending->wait();
+    const auto expected = static_cast<float>(ranks.size() * round + ranks.size() * (ranks.size() - 1) / 2);
+    EXPECT_TRUE((values == expected).all().item<bool>()) << round;
+  }
+}
+
+TEST_P(AllReduceBy, several_at_once_do_not_mix) {
+  const auto ranks = mpi::Communicator::world();
+  const auto reduce = GetParam()(ranks);
   std::vector<torch::Tensor> tensors;
   std::vector<std::unique_ptr<Pending>> pending;
   for (int i = 0; i < 20; ++i) {
@@ -80,7 +119,7 @@ std::vector<torch::Tensor> gradients_of(int rank) {
 
 void expect_sums(const ReducerOptions& options, double unit) {
   const auto ranks = mpi::Communicator::world();
-  const auto reduce = make_mpi_all_reduce(ranks);
+  const auto reduce = make_host_all_reduce(ranks);
   std::vector<torch::Tensor> serial, magnitude;
   for (int r = 0; r < ranks.size(); ++r) {
     const auto gradients = gradients_of(r);
@@ -124,7 +163,7 @@ TEST(GradientReducer, sums_in_bf16_within_its_rounding) {
 TEST(GradientReducer, ranks_without_a_gradient_count_as_zero) {
   const auto ranks = mpi::Communicator::world();
   if (ranks.size() == 1) return;
-  const auto reduce = make_mpi_all_reduce(ranks);
+  const auto reduce = make_host_all_reduce(ranks);
   Net net;
   GradientReducer reducer(net.parameters(), *reduce);
   reducer.prepare();
@@ -139,7 +178,7 @@ TEST(GradientReducer, ranks_without_a_gradient_count_as_zero) {
 TEST(GradientReducer, buckets_match_up_where_gradients_come_in_another_order) {
   const auto ranks = mpi::Communicator::world();
   if (ranks.size() == 1) return;
-  const auto reduce = make_mpi_all_reduce(ranks);
+  const auto reduce = make_host_all_reduce(ranks);
   Net net;
   auto forwards = net.parameters();
   forwards.resize(6);
@@ -157,7 +196,7 @@ TEST(GradientReducer, buckets_match_up_where_gradients_come_in_another_order) {
 
 TEST(GradientReducer, accumulates_over_backward_passes) {
   const auto ranks = mpi::Communicator::world();
-  const auto reduce = make_mpi_all_reduce(ranks);
+  const auto reduce = make_host_all_reduce(ranks);
   Net net;
   auto used = net.parameters();
   used.resize(6);  // without those that get no gradient

@@ -34,6 +34,14 @@ class AllReduce {
 /// @param communicator is duplicated
 std::unique_ptr<AllReduce> make_mpi_all_reduce(const mpi::Communicator& communicator);
 
+/// Through memory that all ranks share, for ranks of one host: a gradient is read and written once, where MPI copies it
+/// several times. Non-blocking like MPI. Summed in the order of ranks; bfloat16 is rounded once. Collective.
+/// @throws UsageError where the ranks are on several hosts
+std::unique_ptr<AllReduce> make_shared_memory_all_reduce(const mpi::Communicator& communicator);
+
+/// The quicker of the two for tensors in host memory: shared memory on one host, MPI over several. Collective.
+std::unique_ptr<AllReduce> make_host_all_reduce(const mpi::Communicator& communicator);
+
 /// Over NCCL, for tensors on this rank's GPU, on a stream of its own. The NCCL id is made on rank 0 and sent by MPI.
 /// Collective. @throws DeviceError where this build has no NCCL, where there is no GPU, or where two ranks would
 /// share one
