@@ -1,3 +1,5 @@
+#include "quadrat/score/score.h"
+
 #include <torch/torch.h>
 
 #include <iostream>
@@ -9,7 +11,6 @@
 #include "quadrat/cli/parser.h"
 #include "quadrat/mpi/environment.h"
 #include "quadrat/mpi/watchdog.h"
-#include "quadrat/score/score.h"
 
 namespace {
 
@@ -17,30 +18,42 @@ using quadrat::score::ScoreSummary;
 
 void add_options(quadrat::cli::Parser& parser, quadrat::score::ScoreOptions& options) {
   parser.group("What to score, with what");
-  parser.add("tiles", options.tiles, "DIR", "folder of tiles: PNGs, folders of PNGs, or packed shards");
-  parser.add("output_model_name,o", options.output_model_name, "NAME", "the model, by the name it was trained under");
-  parser.add("runs", options.runs, "DIR", "folder that holds the model: DIR/NAME/model.safetensors");
-  parser.add("sample_frac,f", options.sample_frac, "X", "score a seeded share of the tiles, 0 to 1");
+  parser.add("tiles", options.tiles, "DIR",
+             "folder of tiles: PNGs, folders of PNGs, or packed shards");
+  parser.add("output_model_name,o", options.output_model_name, "NAME",
+             "the model, by the name it was trained under");
+  parser.add("runs", options.runs, "DIR",
+             "folder that holds the model: DIR/NAME/model.safetensors");
+  parser.add("sample_frac,f", options.sample_frac, "X",
+             "score a seeded share of the tiles, 0 to 1");
   parser.add("seed", options.seed, "N", "of --sample_frac");
   parser.group("Results");
-  parser.add("scores", options.scores, "DIR", "results go to DIR/NAME/scores.h5 and predictions.csv");
-  parser.add("name", options.name, "NAME", "what the results are called; the model's name if not given");
+  parser.add("scores", options.scores, "DIR",
+             "results go to DIR/NAME/scores.h5 and predictions.csv");
+  parser.add("name", options.name, "NAME",
+             "what the results are called; the model's name if not given");
   parser.add_choice("resume", options.resume, {"auto", "never"},
                     "auto: go on where the same command was stopped; never: score all tiles anew");
   parser.add("features", options.features, "FILE",
              "also write what the network's last layer sees, a row a tile, to this HDF5 file");
   parser.group("How");
   parser.add_choice("precision", options.precision, {"auto", "fp32", "bf16", "int8"},
-                    "numbers to compute in; auto: the quickest within 0.3 points of fp32's error on the model's validation tiles");
+                    "numbers to compute in; auto: the quickest within 0.3 points of fp32's error "
+                    "on the model's validation tiles");
   parser.add("cascade", options.cascade,
-             "resnet18: look at the middle of each tile first and compute only those whole that it is not sure of");
-  parser.add("cascade_points", options.cascade_points, "X",
-             "what --cascade may add to the error on the model's validation tiles, in percent of them");
-  parser.add("test_time_augmentation", options.test_time_augmentation,
-                    "mean probabilities of the 8 flips and quarter turns of each tile; takes 8 times as long");
-  parser.add("batch_size", options.batch_size, "N", "tiles a rank computes together; 0: what suits the network");
-  parser.add("watchdog_seconds", options.watchdog_seconds, "X",
-             "a rank that gives no sign of life for so long ends the job, to be started again; 0: never");
+             "resnet18: look at the middle of each tile first and compute only those whole that it "
+             "is not sure of");
+  parser.add(
+      "cascade_points", options.cascade_points, "X",
+      "what --cascade may add to the error on the model's validation tiles, in percent of them");
+  parser.add(
+      "test_time_augmentation", options.test_time_augmentation,
+      "mean probabilities of the 8 flips and quarter turns of each tile; takes 8 times as long");
+  parser.add("batch_size", options.batch_size, "N",
+             "tiles a rank computes together; 0: what suits the network");
+  parser.add(
+      "watchdog_seconds", options.watchdog_seconds, "X",
+      "a rank that gives no sign of life for so long ends the job, to be started again; 0: never");
   parser.require({"tiles", "output_model_name"});
 }
 
@@ -48,9 +61,10 @@ int report(const ScoreSummary& summary, bool is_root) {
   const bool is_interrupted = summary.outcome == ScoreSummary::Outcome::kInterrupted;
   if (is_root) {
     if (summary.error >= 0) std::cout << fmt::format("error {:.4f}\n", summary.error);
-    std::cout << fmt::format("{}: {} tiles scored, {} rejected, {}, {:.1f} tiles/s, {}\n", summary.folder.native(),
-                             summary.tiles, summary.rejected, quadrat::format_duration(summary.seconds),
-                             summary.tiles_per_s, summary.precision)
+    std::cout << fmt::format("{}: {} tiles scored, {} rejected, {}, {:.1f} tiles/s, {}\n",
+                             summary.folder.native(), summary.tiles, summary.rejected,
+                             quadrat::format_duration(summary.seconds), summary.tiles_per_s,
+                             summary.precision)
               << std::flush;
     if (summary.outcome == ScoreSummary::Outcome::kAlreadyComplete) {
       quadrat::log::line("'{}' is complete; there is nothing to do", summary.folder.native());
@@ -64,7 +78,8 @@ int report(const ScoreSummary& summary, bool is_root) {
 
 int main(int argc, char** argv) {
   quadrat::score::ScoreOptions options;
-  quadrat::cli::Parser parser("quadrat-score", "classifies tiles with a trained model, on one or many ranks",
+  quadrat::cli::Parser parser("quadrat-score",
+                              "classifies tiles with a trained model, on one or many ranks",
                               "  mpirun -n 8 quadrat-score --tiles county/tiles -o resnet18_all\n");
   add_options(parser, options);
   return quadrat::cli::run(parser, argc, argv, [&] {

@@ -1,4 +1,5 @@
-// main for tests that run on several ranks: a failure on one fails all, and only rank 0 prints what passes.
+// main for tests that run on several ranks: a failure on one fails all, and only rank 0 prints what
+// passes.
 #include <gtest/gtest.h>
 #include <mpi.h>
 
@@ -14,8 +15,9 @@ class RankPrinter : public testing::EmptyTestEventListener {
     if (!result.failed()) return;
     int rank = 0;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    std::fprintf(stderr, "rank %d: %s:%d: %s\n", rank, result.file_name() != nullptr ? result.file_name() : "?",
-                 result.line_number(), result.message());
+    std::fprintf(stderr, "rank %d: %s:%d: %s\n", rank,
+                 result.file_name() != nullptr ? result.file_name() : "?", result.line_number(),
+                 result.message());
   }
 };
 

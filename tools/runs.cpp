@@ -40,7 +40,8 @@ std::string only_name(const Options& options) {
 
 void no_names(const Options& options) {
   if (options.words.size() > 1) {
-    throw UsageError(fmt::format("'{}' takes no names, '{}' was given", options.words[0], printable(options.words[1])));
+    throw UsageError(fmt::format("'{}' takes no names, '{}' was given", options.words[0],
+                                 printable(options.words[1])));
   }
 }
 
@@ -50,13 +51,16 @@ void list(const Options& options) {
   std::vector<RunEntry> entries = list_runs(options.runs);
   if (options.sort == "metric") sort_by_metric(entries, metric);
   if (options.sort == "created") {
-    std::stable_sort(entries.begin(), entries.end(),
-                     [](const RunEntry& a, const RunEntry& b) { return a.record.created > b.record.created; });
+    std::stable_sort(entries.begin(), entries.end(), [](const RunEntry& a, const RunEntry& b) {
+      return a.record.created > b.record.created;
+    });
   }
   print(options.csv ? list_csv(entries, metric) : list_text(entries, metric, style_of_stdout()));
 }
 
-void show(const Options& options) { print(show_text(load_run(options.runs, only_name(options), false), style_of_stdout())); }
+void show(const Options& options) {
+  print(show_text(load_run(options.runs, only_name(options), false), style_of_stdout()));
+}
 
 /// The runs that are named, or all of them.
 std::vector<RunEntry> named_runs(const Options& options) {
@@ -96,20 +100,24 @@ void best(const Options& options) {
 }
 
 void export_run(const Options& options) {
-  print(export_csv(load_run(options.runs, only_name(options), options.table == "predictions"), options.table));
+  print(export_csv(load_run(options.runs, only_name(options), options.table == "predictions"),
+                   options.table));
 }
 
 int run(const Options& options) {
   const std::map<std::string, std::function<void(const Options&)>> commands{
       {"list", list}, {"show", show}, {"compare", compare}, {"best", best}, {"export", export_run}};
   if (options.words.empty()) {
-    throw UsageError("say what to do: list, show NAME, compare NAME..., best or export NAME (see --help)");
+    throw UsageError(
+        "say what to do: list, show NAME, compare NAME..., best or export NAME (see --help)");
   }
   const auto command = commands.find(options.words[0]);
   if (command == commands.end()) {
-    const std::string near = closest(options.words[0], {"list", "show", "compare", "best", "export"});
-    throw UsageError(fmt::format("there is no command '{}'; {}", printable(options.words[0]),
-                                 near.empty() ? "--help lists what there is" : "did you mean " + near + "?"));
+    const std::string near =
+        closest(options.words[0], {"list", "show", "compare", "best", "export"});
+    throw UsageError(
+        fmt::format("there is no command '{}'; {}", printable(options.words[0]),
+                    near.empty() ? "--help lists what there is" : "did you mean " + near + "?"));
   }
   command->second(options);
   return kExitDone;
@@ -119,23 +127,29 @@ int run(const Options& options) {
 
 int main(int argc, char** argv) {
   Options options;
-  cli::Parser parser("quadrat-runs", "lists, shows and compares training runs, also while they go on.",
+  cli::Parser parser("quadrat-runs",
+                     "lists, shows and compares training runs, also while they go on.",
                      "  quadrat-runs list\n"
                      "  quadrat-runs compare resnet_all alexnet_all\n"
                      "  quadrat-score --tiles county --output_model_name $(quadrat-runs best)\n"
                      "  quadrat-runs export resnet_all --csv > epochs.csv");
-  parser.add_words(options.words, "list | show NAME | compare [NAME...] | best [NAME...] | export NAME",
-                   "  list       one line a run, best first\n"
-                   "  show       all of one run: settings, epochs, confusion matrix, metrics by class\n"
-                   "  compare    results, settings side by side, curves; runs that differ only in the seed as one\n"
-                   "             (mean and standard deviation). All runs where none is named\n"
-                   "  best       the name of the best complete run (of those named), and nothing else\n"
-                   "  export     a table of the run as CSV");
+  parser.add_words(
+      options.words, "list | show NAME | compare [NAME...] | best [NAME...] | export NAME",
+      "  list       one line a run, best first\n"
+      "  show       all of one run: settings, epochs, confusion matrix, metrics by class\n"
+      "  compare    results, settings side by side, curves; runs that differ only in the seed as "
+      "one\n"
+      "             (mean and standard deviation). All runs where none is named\n"
+      "  best       the name of the best complete run (of those named), and nothing else\n"
+      "  export     a table of the run as CSV");
   parser.add("runs", options.runs, "DIR", "where the runs are");
-  parser.add_choice("metric,m", options.metric, metric_names(), "what runs are compared by: the best epoch's");
-  parser.add_choice("sort", options.sort, {"metric", "name", "created"}, "order of 'list': best, by name, newest first");
+  parser.add_choice("metric,m", options.metric, metric_names(),
+                    "what runs are compared by: the best epoch's");
+  parser.add_choice("sort", options.sort, {"metric", "name", "created"},
+                    "order of 'list': best, by name, newest first");
   parser.add_choice("table", options.table, export_tables(), "what 'export' writes");
-  parser.add("csv", options.csv, "as CSV, with fractions and seconds in full: list, compare, export");
+  parser.add("csv", options.csv,
+             "as CSV, with fractions and seconds in full: list, compare, export");
   parser.add("any_status", options.any_status, "'best' also among runs that are not complete");
   return cli::run(parser, argc, argv, [&] { return run(options); });
 }

@@ -48,9 +48,7 @@ class File {
   int fd_ = -1;
 };
 
-Path folder_of(const Path& path) {
-  return path.has_parent_path() ? path.parent_path() : Path(".");
-}
+Path folder_of(const Path& path) { return path.has_parent_path() ? path.parent_path() : Path("."); }
 
 std::string host_name() {
   char name[HOST_NAME_MAX + 1] = {};

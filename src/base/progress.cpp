@@ -14,7 +14,8 @@ namespace {
 constexpr int kBarWidth = 24;
 constexpr double kRedrawInterval_s = 0.1;
 
-double seconds_between(std::chrono::steady_clock::time_point a, std::chrono::steady_clock::time_point b) {
+double seconds_between(std::chrono::steady_clock::time_point a,
+                       std::chrono::steady_clock::time_point b) {
   return std::chrono::duration<double>(b - a).count();
 }
 }  // namespace
@@ -66,10 +67,12 @@ void Progress::update(std::uint64_t done, std::string_view note) {
     log::write(text);
     return;
   }
-  const double share = total_ > 0 ? std::min(1.0, static_cast<double>(done) / static_cast<double>(total_)) : 1;
+  const double share =
+      total_ > 0 ? std::min(1.0, static_cast<double>(done) / static_cast<double>(total_)) : 1;
   const int filled = static_cast<int>(share * kBarWidth);
-  const std::string bar = fmt::format("\r\033[K[{}{}] {}", std::string(static_cast<std::size_t>(filled), '='),
-                                      std::string(static_cast<std::size_t>(kBarWidth - filled), ' '), text);
+  const std::string bar =
+      fmt::format("\r\033[K[{}{}] {}", std::string(static_cast<std::size_t>(filled), '='),
+                  std::string(static_cast<std::size_t>(kBarWidth - filled), ' '), text);
   [[maybe_unused]] const auto written = ::write(STDERR_FILENO, bar.data(), bar.size());
   drawn_ = true;
 }

@@ -32,8 +32,9 @@ bool is_plain_name(std::string_view name) {
 
 void require_plain_name(std::string_view option, std::string_view name) {
   if (is_plain_name(name)) return;
-  throw UsageError(fmt::format("{} is '{}', but a name has 1 to 100 letters, digits, '-' and '_' and nothing else",
-                               option, printable(name)));
+  throw UsageError(fmt::format(
+      "{} is '{}', but a name has 1 to 100 letters, digits, '-' and '_' and nothing else", option,
+      printable(name)));
 }
 
 std::string closest(std::string_view word, const std::vector<std::string>& candidates) {

@@ -43,7 +43,8 @@ std::vector<std::string> with_underscores(int argc, const char* const* argv) {
     if (argument.starts_with("--")) {
       const auto end = argument.find('=');
       std::replace(argument.begin() + 2,
-                   end == std::string::npos ? argument.end() : argument.begin() + static_cast<std::ptrdiff_t>(end),
+                   end == std::string::npos ? argument.end()
+                                            : argument.begin() + static_cast<std::ptrdiff_t>(end),
                    '-', '_');
     }
     arguments.push_back(std::move(argument));
@@ -69,7 +70,8 @@ struct Parser::State {
 
   po::options_description& current() {
     if (groups.empty()) {
-      groups.emplace_back("Options", std::make_unique<po::options_description>("Options", kHelpWidth, kHelpWidth / 2));
+      groups.emplace_back("Options", std::make_unique<po::options_description>(
+                                         "Options", kHelpWidth, kHelpWidth / 2));
     }
     return *groups.back().second;
   }
@@ -93,8 +95,9 @@ struct Parser::State {
     std::string bare = given;
     bare.erase(0, bare.find_first_not_of('-'));
     const std::string near = closest(bare, names());
-    throw UsageError(fmt::format("there is no option '{}'{}; {}", printable(given), where,
-                                 near.empty() ? "--help lists what there is" : "did you mean --" + near + "?"));
+    throw UsageError(
+        fmt::format("there is no option '{}'{}; {}", printable(given), where,
+                    near.empty() ? "--help lists what there is" : "did you mean --" + near + "?"));
   }
 
   void print_help() const {
@@ -104,12 +107,14 @@ struct Parser::State {
     if (words != nullptr) text << "\n" << words_help << "\n";
     for (const auto& [title, group] : groups) text << "\n" << *group;
     po::options_description general("General", kHelpWidth, kHelpWidth / 2);
-    general.add_options()("help,h", "show this")("version", "show the version and the commit it was built from")(
+    general.add_options()("help,h", "show this")(
+        "version", "show the version and the commit it was built from")(
         "config_filename,c", po::value<std::string>()->value_name("FILE"),
         "read options from an INI file of 'name = value' lines; the command line overrules it");
     text << "\n" << general;
     if (!examples.empty()) text << "\nExamples:\n" << examples;
-    text << "\nExit status: 0 done, 1 wrong usage, 2 failed, 75 interrupted: start the same command again to go on.\n";
+    text << "\nExit status: 0 done, 1 wrong usage, 2 failed, 75 interrupted: start the same "
+            "command again to go on.\n";
     std::cout << text.str() << std::flush;
   }
 };
@@ -139,11 +144,12 @@ void Parser::add(const std::string& names, std::string& target, const std::strin
   state_->options.push_back({long_name(names), [&target] { return target; }});
 }
 
-void Parser::add(const std::string& names, Path& target, const std::string& value_name, const std::string& help) {
+void Parser::add(const std::string& names, Path& target, const std::string& value_name,
+                 const std::string& help) {
   // Not po::value<Path>: reading a path from a stream stops at the first blank.
-  auto* value = po::value<std::string>()->value_name(value_name)->notifier([&target](const std::string& text) {
-    target = text;
-  });
+  auto* value = po::value<std::string>()
+                    ->value_name(value_name)
+                    ->notifier([&target](const std::string& text) { target = text; });
   if (!target.empty()) value->default_value(target.string());
   state_->current().add_options()(names.c_str(), value, help.c_str());
   state_->options.push_back({long_name(names), [&target] { return target.string(); }});
@@ -151,21 +157,25 @@ void Parser::add(const std::string& names, Path& target, const std::string& valu
 
 void Parser::add(const std::string& names, std::int64_t& target, const std::string& value_name,
                  const std::string& help) {
-  state_->current().add_options()(names.c_str(), state_->value(target, value_name)->default_value(target),
-                                  help.c_str());
+  state_->current().add_options()(
+      names.c_str(), state_->value(target, value_name)->default_value(target), help.c_str());
   state_->options.push_back({long_name(names), [&target] { return fmt::format("{}", target); }});
 }
 
-void Parser::add(const std::string& names, double& target, const std::string& value_name, const std::string& help) {
+void Parser::add(const std::string& names, double& target, const std::string& value_name,
+                 const std::string& help) {
   state_->current().add_options()(
-      names.c_str(), state_->value(target, value_name)->default_value(target, number_text(target)), help.c_str());
+      names.c_str(), state_->value(target, value_name)->default_value(target, number_text(target)),
+      help.c_str());
   state_->options.push_back({long_name(names), [&target] { return number_text(target); }});
 }
 
-void Parser::add(const std::string& names, std::vector<std::string>& target, const std::string& value_name,
-                 const std::string& help) {
-  state_->current().add_options()(names.c_str(), state_->value(target, value_name)->multitoken(), help.c_str());
-  state_->options.push_back({long_name(names), [&target] { return fmt::format("{}", fmt::join(target, " ")); }});
+void Parser::add(const std::string& names, std::vector<std::string>& target,
+                 const std::string& value_name, const std::string& help) {
+  state_->current().add_options()(names.c_str(), state_->value(target, value_name)->multitoken(),
+                                  help.c_str());
+  state_->options.push_back(
+      {long_name(names), [&target] { return fmt::format("{}", fmt::join(target, " ")); }});
 }
 
 void Parser::add(const std::string& names, bool& target, const std::string& help) {
@@ -175,17 +185,19 @@ void Parser::add(const std::string& names, bool& target, const std::string& help
   state_->options.push_back({long_name(names), [&target] { return target ? "true" : "false"; }});
 }
 
-void Parser::add_choice(const std::string& names, std::string& target, std::vector<std::string> choices,
-                        const std::string& help) {
+void Parser::add_choice(const std::string& names, std::string& target,
+                        std::vector<std::string> choices, const std::string& help) {
   add(names, target, fmt::format("{{{}}}", fmt::join(choices, ",")), help);
   state_->checks.push_back([this, name = long_name(names), &target, choices = std::move(choices)] {
     if (target.empty() && !is_given(name)) return;
     if (std::find(choices.begin(), choices.end(), target) != choices.end()) return;
-    throw UsageError(fmt::format("--{} is '{}', but must be one of {}", name, printable(target), enumerate(choices)));
+    throw UsageError(fmt::format("--{} is '{}', but must be one of {}", name, printable(target),
+                                 enumerate(choices)));
   });
 }
 
-void Parser::add_words(std::vector<std::string>& target, const std::string& usage, const std::string& help) {
+void Parser::add_words(std::vector<std::string>& target, const std::string& usage,
+                       const std::string& help) {
   state_->words = &target;
   state_->words_usage = usage;
   state_->words_help = help;
@@ -203,7 +215,8 @@ bool Parser::parse(int argc, const char* const* argv) {
       return false;
     }
     if (argument == "--version") {
-      std::cout << fmt::format("{} {} ({})\n", state.program, version(), git_commit()) << std::flush;
+      std::cout << fmt::format("{} {} ({})\n", state.program, version(), git_commit())
+                << std::flush;
       return false;
     }
   }
@@ -221,12 +234,17 @@ bool Parser::parse(int argc, const char* const* argv) {
   using Style = po::command_line_style::style_t;
   const int style = static_cast<int>(Style::unix_style) & ~static_cast<int>(Style::allow_guessing);
   try {
-    po::store(po::command_line_parser(arguments).options(with_words).positional(positional).style(style).run(),
+    po::store(po::command_line_parser(arguments)
+                  .options(with_words)
+                  .positional(positional)
+                  .style(style)
+                  .run(),
               state.values);
     if (state.values.count("config_filename") != 0U) {
       const std::string name = state.values["config_filename"].as<std::string>();
       const Bytes content = read_file(name, std::uint64_t{1} << 20);
-      std::istringstream lines(std::string(reinterpret_cast<const char*>(content.data()), content.size()));
+      std::istringstream lines(
+          std::string(reinterpret_cast<const char*>(content.data()), content.size()));
       // Hyphens for underscores in the file's names too.
       std::string line, text;
       while (std::getline(lines, line)) {
@@ -249,7 +267,8 @@ bool Parser::parse(int argc, const char* const* argv) {
   } catch (const po::unknown_option& error) {
     state.unknown(error.get_option_name(), "");
   } catch (const po::too_many_positional_options_error&) {
-    throw UsageError("there are words that belong to no option; every value follows its --name (see --help)");
+    throw UsageError(
+        "there are words that belong to no option; every value follows its --name (see --help)");
   } catch (const po::invalid_option_value& error) {
     throw UsageError(fmt::format("{} (see --help)", error.what()));
   } catch (const po::error& error) {

@@ -13,10 +13,10 @@ using Clock = std::chrono::steady_clock;
 
 /// Some parameters whose gradients are summed together.
 struct Bucket {
-  std::vector<std::size_t> members;      ///< indices into State::parameters
-  std::vector<std::int64_t> offsets;     ///< of each member in `flat`, in elements
-  torch::Tensor flat;                    ///< what is summed; undefined where a lone gradient is summed in place
-  std::size_t missing = 0;               ///< gradients still to come
+  std::vector<std::size_t> members;   ///< indices into State::parameters
+  std::vector<std::int64_t> offsets;  ///< of each member in `flat`, in elements
+  torch::Tensor flat;       ///< what is summed; undefined where a lone gradient is summed in place
+  std::size_t missing = 0;  ///< gradients still to come
   std::unique_ptr<Pending> pending;
   torch::Tensor in_flight;
 };
@@ -58,7 +58,8 @@ class AfterAccumulation : public torch::autograd::PostAccumulateGradHook {
   std::size_t index_;
 };
 
-/// The same memory as one dimension, whatever the strides: an element-wise sum does not care for the order.
+/// The same memory as one dimension, whatever the strides: an element-wise sum does not care for
+/// the order.
 torch::Tensor flattened(const torch::Tensor& dense) {
   return dense.as_strided({dense.numel()}, {1}, dense.storage_offset());
 }
@@ -126,7 +127,8 @@ void GradientReducer::State::gradient_is_there(std::size_t index) {
   if (!armed || arrived[index]) return;
   arrived[index] = true;
   --buckets[bucket_of[index]].missing;
-  while (next_to_start < buckets.size() && buckets[next_to_start].missing == 0) start(buckets[next_to_start++]);
+  while (next_to_start < buckets.size() && buckets[next_to_start].missing == 0)
+    start(buckets[next_to_start++]);
   for (std::size_t i = 0; i < next_to_start; ++i) {
     if (buckets[i].pending) buckets[i].pending->poll();
   }
@@ -173,14 +175,16 @@ void GradientReducer::State::finish(Bucket& bucket) {
     torch::Tensor& parameter = parameters[bucket.members[k]];
     auto& gradient = parameter.mutable_grad();
     if (!gradient.defined()) gradient = torch::empty_like(parameter);
-    gradient.copy_(bucket.flat.narrow(0, bucket.offsets[k], parameter.numel()).view(parameter.sizes()));
+    gradient.copy_(
+        bucket.flat.narrow(0, bucket.offsets[k], parameter.numel()).view(parameter.sizes()));
   }
 }
 
 void GradientReducer::finish() {
   State& state = *state_;
   state.armed = false;
-  while (state.next_to_start < state.buckets.size()) state.start(state.buckets[state.next_to_start++]);
+  while (state.next_to_start < state.buckets.size())
+    state.start(state.buckets[state.next_to_start++]);
   for (Bucket& bucket : state.buckets) state.finish(bucket);
 }
 
@@ -189,7 +193,8 @@ double GradientReducer::take_exposed_seconds() { return std::exchange(state_->ex
 std::size_t GradientReducer::bytes_per_step() const {
   std::size_t bytes = 0;
   for (const Bucket& bucket : state_->buckets) {
-    bytes += bucket.flat.defined() ? bucket.flat.nbytes() : state_->parameters[bucket.members[0]].nbytes();
+    bytes += bucket.flat.defined() ? bucket.flat.nbytes()
+                                   : state_->parameters[bucket.members[0]].nbytes();
   }
   return bytes;
 }

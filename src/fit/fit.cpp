@@ -1,13 +1,13 @@
 #include "quadrat/fit/fit.h"
 
 #include <fmt/format.h>
-#include <opencv2/core/version.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <opencv2/core/version.hpp>
 #include <optional>
 #include <span>
 
@@ -39,17 +39,21 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 /// One rank's share of a run.
 class Fitter {
  public:
-  Fitter(const FitOptions& options, const Settings& config, const mpi::Communicator& ranks, const RunFolder& folder)
+  Fitter(const FitOptions& options, const Settings& config, const mpi::Communicator& ranks,
+         const RunFolder& folder)
       : options_(options),
         ranks_(ranks),
         folder_(folder),
         seed_(static_cast<std::uint64_t>(options.seed)),
-        sets_(list_training_sets(options.train, options.validation, options.sample_frac, seed_, ranks)) {
+        sets_(list_training_sets(options.train, options.validation, options.sample_frac, seed_,
+                                 ranks)) {
     card_.architecture = parse_architecture(options.pretrained_model_type);
     card_.classes = sets_.train.classes;
     card_.retraining = Retraining::kLastOnly;
@@ -67,22 +71,22 @@ class Fitter {
   struct Set {
     const Catalog* tiles;
     const char* name;
-    torch::Tensor labels;         ///< [rows] int64, of this rank's share
-    torch::Tensor features;       ///< [rows, width] float32, of this rank's share
+    torch::Tensor labels;              ///< [rows] int64, of this rank's share
+    torch::Tensor features;            ///< [rows, width] float32, of this rank's share
     std::vector<float> probabilities;  ///< rank 0: [tiles, classes]
     double loss = 0;
     double error = 0;
   };
 
-  void load_network();                      // rank 0
+  void load_network();  // rank 0
   void choose_precision();
   void describe(const Settings& config);
   void make_features();
   void read_features();
   void classify();
   void evaluate(Set& set) const;
-  void write_record(RunStatus status);      // rank 0
-  void write_model();                       // rank 0
+  void write_record(RunStatus status);       // rank 0
+  void write_model();                        // rank 0
   void print_summary(double seconds) const;  // rank 0
 
   std::int64_t classes() const { return std::ssize(card_.classes); }
@@ -94,15 +98,15 @@ class Fitter {
   std::uint64_t seed_;
   TrainingSets sets_;
   ModelCard card_;
-  std::shared_ptr<Network> network_;        ///< rank 0
-  WeightsFile weights_;                     ///< rank 0: of the network
-  Settings made_of_;                        ///< rank 0: what the features depend on
+  std::shared_ptr<Network> network_;  ///< rank 0
+  WeightsFile weights_;               ///< rank 0: of the network
+  Settings made_of_;                  ///< rank 0: what the features depend on
   score::Precision precision_ = score::Precision::kFp32;
   Set train_{&sets_.train, "train", {}, {}, {}, 0, 0};
   Set validation_{&sets_.validation, "validation", {}, {}, {}, 0, 0};
   std::optional<Forest> forest_;
-  torch::Tensor weight_, bias_;             ///< float32, of logistic regression
-  RunRecord record_;                        ///< rank 0
+  torch::Tensor weight_, bias_;  ///< float32, of logistic regression
+  RunRecord record_;             ///< rank 0
   EpochRow row_;
 };
 
@@ -127,10 +131,12 @@ void Fitter::choose_precision() {
   const bool is_accelerated = all(score::is_accelerated);
   const bool is_supported = all(score::is_supported);
   if (options_.precision == "bf16" && !is_supported) {
-    throw Error::shared(ErrorKind::kUsage,
-                        "--precision is bf16, but not every rank's CPU has AVX-512; give --precision fp32");
+    throw Error::shared(
+        ErrorKind::kUsage,
+        "--precision is bf16, but not every rank's CPU has AVX-512; give --precision fp32");
   }
-  const bool bf16 = options_.precision == "bf16" || (options_.precision == "auto" && is_accelerated);
+  const bool bf16 =
+      options_.precision == "bf16" || (options_.precision == "auto" && is_accelerated);
   precision_ = bf16 ? score::Precision::kBf16 : score::Precision::kFp32;
 }
 
@@ -141,20 +147,23 @@ void Fitter::describe(const Settings& config) {
   record_.created = utc_now();
   record_.config = config;
   record_.classes = card_.classes;
-  const auto hosts = ranks_.sum(static_cast<std::int64_t>(ranks_.split_by_host().is_root() ? 1 : 0));
+  const auto hosts =
+      ranks_.sum(static_cast<std::int64_t>(ranks_.split_by_host().is_root() ? 1 : 0));
   int version = 0;
   int subversion = 0;
   MPI_Get_version(&version, &subversion);
-  record_.environment = {{"ranks", fmt::format("{}", ranks_.size())},
-                         {"hosts", fmt::format("{}", hosts)},
-                         {"device", "cpu"},
-                         {"threads_per_rank", "1"},
-                         {"precision", score::to_string(precision_)},
-                         {"initial_weights", options_.pretrained_weights == "none" ? "random" : options_.pretrained_weights},
-                         {"quadrat", std::string(quadrat::version())},
-                         {"libtorch", TORCH_VERSION},
-                         {"opencv", CV_VERSION},
-                         {"mpi_standard", fmt::format("{}.{}", version, subversion)}};
+  record_.environment = {
+      {"ranks", fmt::format("{}", ranks_.size())},
+      {"hosts", fmt::format("{}", hosts)},
+      {"device", "cpu"},
+      {"threads_per_rank", "1"},
+      {"precision", score::to_string(precision_)},
+      {"initial_weights",
+       options_.pretrained_weights == "none" ? "random" : options_.pretrained_weights},
+      {"quadrat", std::string(quadrat::version())},
+      {"libtorch", TORCH_VERSION},
+      {"opencv", CV_VERSION},
+      {"mpi_standard", fmt::format("{}.{}", version, subversion)}};
   for (const Tile& tile : sets_.validation.tiles) {
     record_.validation.tiles.push_back(tile.name);
     record_.validation.labels.push_back(static_cast<std::uint16_t>(tile.label));
@@ -176,7 +185,8 @@ void Fitter::make_features() {
   });
   for (Set* set : {&train_, &validation_}) {
     mpi::together(ranks_, [&] {
-      set->features = compute_features(*plan, *set->tiles, ranks_, fmt::format("features of the {} tiles", set->name));
+      set->features = compute_features(*plan, *set->tiles, ranks_,
+                                       fmt::format("features of the {} tiles", set->name));
     });
   }
 }
@@ -185,8 +195,10 @@ void Fitter::read_features() {
   for (Set* set : {&train_, &validation_}) {
     mpi::together(ranks_, [&] {
       const auto [first, last] = share_of(set->tiles->tiles.size(), ranks_);
-      const auto rows = read_feature_rows(options_.features, set->name, static_cast<std::uint64_t>(width()), first, last);
-      set->features = torch::empty({static_cast<std::int64_t>(last - first), width()}, torch::kFloat);
+      const auto rows = read_feature_rows(options_.features, set->name,
+                                          static_cast<std::uint64_t>(width()), first, last);
+      set->features =
+          torch::empty({static_cast<std::int64_t>(last - first), width()}, torch::kFloat);
       std::copy(rows.begin(), rows.end(), set->features.mutable_data_ptr<float>());
     });
   }
@@ -198,29 +210,34 @@ void Fitter::classify() {
     std::vector<std::int32_t> labels;
     for (const Tile& tile : sets_.train.tiles) labels.push_back(tile.label);
     forest_ = fit_random_forest(values_of(all), labels, static_cast<std::int32_t>(width()),
-                                static_cast<std::int32_t>(classes()), {options_.trees, options_.depth, seed_}, ranks_);
+                                static_cast<std::int32_t>(classes()),
+                                {options_.trees, options_.depth, seed_}, ranks_);
     return;
   }
-  const LogisticRegression found = fit_logistic_regression(train_.features, train_.labels, classes(), options_.l2,
-                                                           options_.max_iterations, ranks_);
+  const LogisticRegression found = fit_logistic_regression(
+      train_.features, train_.labels, classes(), options_.l2, options_.max_iterations, ranks_);
   weight_ = found.weight.to(torch::kFloat);
   bias_ = found.bias.to(torch::kFloat);
   record_.environment.emplace_back("iterations", fmt::format("{}", found.iterations));
   record_.environment.emplace_back("objective", fmt::format("{}", found.objective));
   if (!ranks_.is_root()) return;
-  log::line("logistic regression: objective {:.6f} after {} iterations", found.objective, found.iterations);
+  log::line("logistic regression: objective {:.6f} after {} iterations", found.objective,
+            found.iterations);
   if (!found.has_converged) log::warn("that is not the optimum; raise --max_iterations for it");
 }
 
 void Fitter::evaluate(Set& set) const {
   auto logits = torch::empty({set.features.size(0), classes()}, torch::kFloat);
   if (forest_) {
-    forest_->log_probabilities(set.features.const_data_ptr<float>(), set.features.size(0), logits.mutable_data_ptr<float>());
+    forest_->log_probabilities(set.features.const_data_ptr<float>(), set.features.size(0),
+                               logits.mutable_data_ptr<float>());
   } else {
     logits = torch::addmm(bias_, set.features, weight_.t());
   }
-  std::array<double, 2> sums{torch::cross_entropy_loss(logits.to(torch::kDouble), set.labels, {}, at::Reduction::Sum).item<double>(),
-                             logits.argmax(1).ne(set.labels).sum().item<double>()};
+  std::array<double, 2> sums{
+      torch::cross_entropy_loss(logits.to(torch::kDouble), set.labels, {}, at::Reduction::Sum)
+          .item<double>(),
+      logits.argmax(1).ne(set.labels).sum().item<double>()};
   ranks_.sum(sums);
   const auto tiles = static_cast<double>(set.tiles->tiles.size());
   set.loss = sums[0] / tiles;
@@ -241,8 +258,10 @@ void Fitter::write_record(RunStatus status) {
     record.kept_epoch = row_.epoch;
     record.validation.probabilities = validation_.probabilities;
     const auto columns = static_cast<std::ptrdiff_t>(classes());
-    for (auto row = validation_.probabilities.cbegin(); row != validation_.probabilities.cend(); row += columns) {
-      record.validation.predicted.push_back(static_cast<std::uint16_t>(std::max_element(row, row + columns) - row));
+    for (auto row = validation_.probabilities.cbegin(); row != validation_.probabilities.cend();
+         row += columns) {
+      record.validation.predicted.push_back(
+          static_cast<std::uint16_t>(std::max_element(row, row + columns) - row));
     }
     folder_.write_predictions(record.validation, record.classes);
   } else {
@@ -255,7 +274,8 @@ void Fitter::write_model() {
   const std::string last = network_->last_layer_name();
   WeightsFile model = std::move(weights_);
   if (forest_) {
-    std::erase_if(model.tensors, [&](const StoredTensor& tensor) { return tensor.name.starts_with(last + "."); });
+    std::erase_if(model.tensors,
+                  [&](const StoredTensor& tensor) { return tensor.name.starts_with(last + "."); });
     forest_->add_to(model);
   } else {
     for (StoredTensor& tensor : model.tensors) {
@@ -265,18 +285,20 @@ void Fitter::write_model() {
   }
   model.metadata["classifier"] = card_.classifier;
   write_safetensors(folder_.model(), model);
-  folder_.write_labels_and_info(record_.classes, {{"output_model_name", options_.output_model_name},
-                                                  {"model_source", "fit"},
-                                                  {"pretrained_model_type", options_.pretrained_model_type},
-                                                  {"classifier", options_.classifier}});
+  folder_.write_labels_and_info(record_.classes,
+                                {{"output_model_name", options_.output_model_name},
+                                 {"model_source", "fit"},
+                                 {"pretrained_model_type", options_.pretrained_model_type},
+                                 {"classifier", options_.classifier}});
 }
 
 void Fitter::print_summary(double seconds) const {
   fmt::print("run                {}\n", folder_.path().native());
-  fmt::print("classifier         {} on {} features of {}, {} weights\n", options_.classifier, width(),
-             options_.pretrained_model_type, options_.pretrained_weights == "none" ? "randomly initialised" : "pretrained");
-  fmt::print("tiles              {} to learn from, {} to validate, {} classes\n", sets_.train.tiles.size(),
-             sets_.validation.tiles.size(), classes());
+  fmt::print("classifier         {} on {} features of {}, {} weights\n", options_.classifier,
+             width(), options_.pretrained_model_type,
+             options_.pretrained_weights == "none" ? "randomly initialised" : "pretrained");
+  fmt::print("tiles              {} to learn from, {} to validate, {} classes\n",
+             sets_.train.tiles.size(), sets_.validation.tiles.size(), classes());
   fmt::print("training error     {:.2f} %\n", 100 * train_.error);
   fmt::print("validation error   {:.2f} %\n", 100 * validation_.error);
   fmt::print("time               {} on {} rank{}, {}\n", format_duration(seconds), ranks_.size(),
@@ -290,7 +312,8 @@ int Fitter::run() {
   std::int64_t found = 0;
   mpi::together(ranks_, [&] {
     if (!ranks_.is_root()) return;
-    made_of_ = features_depend_on(options_.pretrained_model_type, weights_, score::to_string(precision_), sets_);
+    made_of_ = features_depend_on(options_.pretrained_model_type, weights_,
+                                  score::to_string(precision_), sets_);
     found = !options_.features.empty() && are_kept(options_.features, made_of_) ? 1 : 0;
     folder_.prepare();
     write_record(RunStatus::kRunning);
@@ -330,7 +353,9 @@ int Fitter::run() {
   classify();
   evaluate(train_);
   evaluate(validation_);
-  row_ = {1, train_.loss, train_.error, validation_.loss, validation_.error, 0, seconds_since(start), 0};
+  row_ = {
+      1, train_.loss, train_.error, validation_.loss, validation_.error, 0, seconds_since(start),
+      0};
   row_.tiles_per_s = static_cast<double>(sets_.train.tiles.size()) / row_.seconds;
   record_.environment.emplace_back("features", found != 0 ? "used again" : "computed");
   record_.environment.emplace_back("feature_seconds", fmt::format("{:.3f}", feature_seconds));
@@ -356,7 +381,9 @@ int fit(const FitOptions& options, const Settings& config) {
   const RunFolder folder(options.runs, options.output_model_name);
   std::int64_t is_complete = 0;
   mpi::together(ranks, [&] {
-    if (ranks.is_root()) is_complete = folder.is_complete(config, may_change_on_resume, options.resume == "auto") ? 1 : 0;
+    if (ranks.is_root())
+      is_complete =
+          folder.is_complete(config, may_change_on_resume, options.resume == "auto") ? 1 : 0;
   });
   if (ranks.sum(is_complete) != 0) {
     if (ranks.is_root()) fmt::print("run {} is complete; nothing to do\n", folder.path().native());

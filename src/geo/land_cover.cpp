@@ -102,10 +102,10 @@ ClassTable ClassTable::parse(std::string_view text, const std::string& name_of_f
   }
   ClassTable table(names);
   if (table.classes_.size() > kMaxClasses) {
-    throw InputError("use class table", name_of_file,
-                     fmt::format("it has {} classes, there may be {}", table.classes_.size(),
-                                 kMaxClasses),
-                     "group more codes into one class");
+    throw InputError(
+        "use class table", name_of_file,
+        fmt::format("it has {} classes, there may be {}", table.classes_.size(), kMaxClasses),
+        "group more codes into one class");
   }
   return table;
 }

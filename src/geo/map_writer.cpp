@@ -18,10 +18,18 @@ std::string xml_text(const std::string& text) {
   std::string escaped;
   for (const char c : text) {
     switch (c) {
-      case '&': escaped += "&amp;"; break;
-      case '<': escaped += "&lt;"; break;
-      case '>': escaped += "&gt;"; break;
-      case '"': escaped += "&quot;"; break;
+      case '&':
+        escaped += "&amp;";
+        break;
+      case '<':
+        escaped += "&lt;";
+        break;
+      case '>':
+        escaped += "&gt;";
+        break;
+      case '"':
+        escaped += "&quot;";
+        break;
       default:
         // XML 1.0 has no way to write other control characters.
         if (static_cast<unsigned char>(c) >= 0x20 || c == '\t') escaped += c;
@@ -58,8 +66,8 @@ std::string qgis_style(const PolygonLayer& layer) {
   std::string symbols;
   for (std::size_t i = 0; i < layer.styles.size(); ++i) {
     const auto& [value, rgb] = layer.styles[i];
-    categories += fmt::format(R"(<category symbol="{}" value="{}" label="{}" render="true"/>)", i, xml_text(value),
-                              xml_text(value));
+    categories += fmt::format(R"(<category symbol="{}" value="{}" label="{}" render="true"/>)", i,
+                              xml_text(value), xml_text(value));
     symbols += fmt::format(
         R"(<symbol type="fill" name="{}" alpha="1" clip_to_extent="1"><layer class="SimpleFill" enabled="1" locked="0" pass="0">)"
         R"(<prop k="color" v="{},{},{},255"/><prop k="outline_style" v="no"/><prop k="style" v="solid"/></layer></symbol>)",
@@ -78,7 +86,8 @@ class GeoPackage {
     start_gdal();
     CPLErrorReset();
     GDALDriver* driver = GetGDALDriverManager()->GetDriverByName("GPKG");
-    if (driver != nullptr) dataset_.reset(driver->Create(file.c_str(), 0, 0, 0, GDT_Unknown, nullptr));
+    if (driver != nullptr)
+      dataset_.reset(driver->Create(file.c_str(), 0, 0, 0, GDT_Unknown, nullptr));
     if (!dataset_) fail();
   }
 
@@ -104,9 +113,12 @@ class GeoPackage {
 
 OGRFieldType field_type(PolygonLayer::FieldType type) {
   switch (type) {
-    case PolygonLayer::FieldType::kText: return OFTString;
-    case PolygonLayer::FieldType::kInteger: return OFTInteger64;
-    case PolygonLayer::FieldType::kReal: return OFTReal;
+    case PolygonLayer::FieldType::kText:
+      return OFTString;
+    case PolygonLayer::FieldType::kInteger:
+      return OFTInteger64;
+    case PolygonLayer::FieldType::kReal:
+      return OFTReal;
   }
   return OFTString;
 }
@@ -114,8 +126,9 @@ OGRFieldType field_type(PolygonLayer::FieldType type) {
 void write_style(GeoPackage& package, const PolygonLayer& layer) {
   OGRLayer* table = package->CreateLayer("layer_styles", nullptr, wkbNone, nullptr);
   package.check(table != nullptr);
-  for (const char* name : {"f_table_catalog", "f_table_schema", "f_table_name", "f_geometry_column", "styleName",
-                           "styleQML", "styleSLD", "description", "owner", "ui", "update_time"}) {
+  for (const char* name :
+       {"f_table_catalog", "f_table_schema", "f_table_name", "f_geometry_column", "styleName",
+        "styleQML", "styleSLD", "description", "owner", "ui", "update_time"}) {
     OGRFieldDefn field(name, OFTString);
     package.check(table->CreateField(&field) == OGRERR_NONE);
   }
@@ -147,8 +160,8 @@ void write_geopackage(const Path& path, const PolygonLayer& layer) {
   options.SetNameValue("GEOMETRY_NAME", "geom");
   options.SetNameValue("DESCRIPTION", layer.description.c_str());
   package.check(package->StartTransaction(TRUE) == OGRERR_NONE);
-  OGRLayer* table = package->CreateLayer(layer.name.c_str(), const_cast<OGRSpatialReference*>(&crs), wkbPolygon,
-                                         options.List());
+  OGRLayer* table = package->CreateLayer(layer.name.c_str(), const_cast<OGRSpatialReference*>(&crs),
+                                         wkbPolygon, options.List());
   package.check(table != nullptr);
   for (const PolygonLayer::Field& field : layer.fields) {
     OGRFieldDefn definition(field.name.c_str(), field_type(field.type));
@@ -189,7 +202,8 @@ void write_geopackage(const Path& path, const PolygonLayer& layer) {
 
 void write_category_names(const Path& raster, const std::vector<std::string>& names) {
   std::string text = "<PAMDataset>\n  <PAMRasterBand band=\"1\">\n    <CategoryNames>\n";
-  for (const std::string& name : names) text += fmt::format("      <Category>{}</Category>\n", xml_text(name));
+  for (const std::string& name : names)
+    text += fmt::format("      <Category>{}</Category>\n", xml_text(name));
   text += "    </CategoryNames>\n  </PAMRasterBand>\n</PAMDataset>\n";
   Path path = raster;
   path += ".aux.xml";

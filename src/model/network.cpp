@@ -22,7 +22,8 @@ torch::Tensor rectified(torch::Tensor values) { return values.relu_(); }
 /// A module that only groups others under a name.
 struct Group : nn::Module {};
 
-/// Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014, as torchvision has it.
+/// Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014, as
+/// torchvision has it.
 class AlexNet : public Network {
  public:
   explicit AlexNet(std::int64_t classes) : Network(Architecture::kAlexNet, classes) {
@@ -76,7 +77,8 @@ class AlexNet : public Network {
   nn::Linear fc6_{nullptr}, fc7_{nullptr}, fc8_{nullptr};
 };
 
-/// He, Zhang, Ren and Sun, "Deep residual learning for image recognition", 2015: two 3x3 convolutions and a shortcut.
+/// He, Zhang, Ren and Sun, "Deep residual learning for image recognition", 2015: two 3x3
+/// convolutions and a shortcut.
 class BasicBlock : public nn::Module {
  public:
   BasicBlock(std::int64_t in, std::int64_t out, std::int64_t stride) {
@@ -112,14 +114,15 @@ class ResNet18 : public Network {
       const std::int64_t out = std::int64_t{64} << (stage - 1);
       for (int block = 0; block < 2; ++block) {
         const std::int64_t stride = stage > 1 && block == 0 ? 2 : 1;
-        blocks_.push_back(group->register_module(std::to_string(block),
-                                                 std::make_shared<BasicBlock>(channels, out, stride)));
+        blocks_.push_back(group->register_module(
+            std::to_string(block), std::make_shared<BasicBlock>(channels, out, stride)));
         channels = out;
       }
     }
     fc_ = register_module("fc", nn::Linear(512, classes));
     for (const auto& module : modules(false)) {
-      if (auto* conv = module->as<nn::Conv2d>()) nn::init::kaiming_normal_(conv->weight, 0, torch::kFanOut, torch::kReLU);
+      if (auto* conv = module->as<nn::Conv2d>())
+        nn::init::kaiming_normal_(conv->weight, 0, torch::kFanOut, torch::kReLU);
     }
   }
 
@@ -149,7 +152,8 @@ class ResNet18 : public Network {
 
 }  // namespace
 
-std::shared_ptr<Network> Network::create(Architecture architecture, std::int64_t classes, std::uint64_t seed) {
+std::shared_ptr<Network> Network::create(Architecture architecture, std::int64_t classes,
+                                         std::uint64_t seed) {
   torch::manual_seed(seed);
   std::shared_ptr<Network> network;
   if (architecture == Architecture::kAlexNet) {
@@ -163,7 +167,8 @@ std::shared_ptr<Network> Network::create(Architecture architecture, std::int64_t
 void Network::set_retraining(Retraining retraining) {
   if (retraining == Retraining::kFullyConnected && architecture_ == Architecture::kResNet18) {
     throw UsageError(
-        "--retraining_type fully_connected does not go with resnet18, which has one fully connected layer; use "
+        "--retraining_type fully_connected does not go with resnet18, which has one fully "
+        "connected layer; use "
         "last_only or all");
   }
   retraining_ = retraining;
@@ -219,7 +224,8 @@ torch::Tensor Network::dropout(const torch::Tensor& values, std::uint64_t layer)
   if (!is_training()) return values;
   const auto rows = values.size(0);
   const auto columns = values.size(1);
-  TORCH_CHECK(static_cast<std::int64_t>(dropout_keys_.size()) == rows, "a dropout key for each row");
+  TORCH_CHECK(static_cast<std::int64_t>(dropout_keys_.size()) == rows,
+              "a dropout key for each row");
   auto mask = torch::empty({rows, columns}, torch::kFloat);
   float* out = mask.data_ptr<float>();
   for (const std::uint64_t key : dropout_keys_) {
@@ -227,7 +233,8 @@ torch::Tensor Network::dropout(const torch::Tensor& values, std::uint64_t layer)
     for (std::int64_t i = 0; i < columns; i += 64) {
       std::uint64_t bits = random.next();
       const std::int64_t end = std::min<std::int64_t>(columns, i + 64);
-      for (std::int64_t j = i; j < end; ++j, bits >>= 1) *out++ = static_cast<float>(bits & 1U) * 2.0F;
+      for (std::int64_t j = i; j < end; ++j, bits >>= 1)
+        *out++ = static_cast<float>(bits & 1U) * 2.0F;
     }
   }
   return values * mask.to(values.options());

@@ -15,29 +15,41 @@ namespace {
 
 torch::ScalarType torch_type(DType dtype) {
   switch (dtype) {
-    case DType::kF64: return torch::kDouble;
-    case DType::kF32: return torch::kFloat;
-    case DType::kF16: return torch::kHalf;
-    case DType::kBF16: return torch::kBFloat16;
-    case DType::kI64: return torch::kLong;
-    case DType::kI32: return torch::kInt;
-    case DType::kI16: return torch::kShort;
-    case DType::kI8: return torch::kChar;
-    case DType::kU8: return torch::kByte;
-    case DType::kBool: return torch::kBool;
+    case DType::kF64:
+      return torch::kDouble;
+    case DType::kF32:
+      return torch::kFloat;
+    case DType::kF16:
+      return torch::kHalf;
+    case DType::kBF16:
+      return torch::kBFloat16;
+    case DType::kI64:
+      return torch::kLong;
+    case DType::kI32:
+      return torch::kInt;
+    case DType::kI16:
+      return torch::kShort;
+    case DType::kI8:
+      return torch::kChar;
+    case DType::kU8:
+      return torch::kByte;
+    case DType::kBool:
+      return torch::kBool;
   }
   return torch::kFloat;
 }
 
 DType stored_type(torch::ScalarType type) {
-  for (const DType dtype : {DType::kF64, DType::kF32, DType::kF16, DType::kBF16, DType::kI64, DType::kI32, DType::kI16,
-                            DType::kI8, DType::kU8, DType::kBool}) {
+  for (const DType dtype : {DType::kF64, DType::kF32, DType::kF16, DType::kBF16, DType::kI64,
+                            DType::kI32, DType::kI16, DType::kI8, DType::kU8, DType::kBool}) {
     if (torch_type(dtype) == type) return dtype;
   }
   TORCH_CHECK(false, "no safetensors type for ", toString(type));
 }
 
-std::string shape_text(at::IntArrayRef shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+std::string shape_text(at::IntArrayRef shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
 
 /// Parameters and buffers, in registration order.
 std::vector<std::pair<std::string, torch::Tensor>> state_of(const Network& network) {
@@ -66,8 +78,10 @@ StoredTensor to_stored(const std::string& name, const torch::Tensor& tensor) {
 
 torch::Tensor to_tensor(const StoredTensor& stored) {
   auto tensor = torch::empty(stored.shape, torch_type(stored.dtype));
-  TORCH_CHECK(tensor.nbytes() == stored.data.size(), "stored tensor ", stored.name, " has the wrong size");
-  if (!stored.data.empty()) std::memcpy(tensor.mutable_data_ptr(), stored.data.data(), stored.data.size());
+  TORCH_CHECK(tensor.nbytes() == stored.data.size(), "stored tensor ", stored.name,
+              " has the wrong size");
+  if (!stored.data.empty())
+    std::memcpy(tensor.mutable_data_ptr(), stored.data.data(), stored.data.size());
   return tensor;
 }
 
@@ -81,20 +95,23 @@ bool load_weights(Network& network, const WeightsFile& weights, const Path& path
     if (stored == nullptr) {
       // Files of before PyTorch 0.4.1 have no such counter, and nothing depends on it.
       if (name.ends_with(".num_batches_tracked")) continue;
-      throw InputError("use weights", path.native(), fmt::format("they have no '{}', which {} needs", name, architecture),
+      throw InputError("use weights", path.native(),
+                       fmt::format("they have no '{}', which {} needs", name, architecture),
                        "name weights of the same network");
     }
     if (stored->shape != target.sizes().vec()) {
-      const bool other_classes = last_layer && stored->shape.size() == static_cast<std::size_t>(target.dim()) &&
-                                 std::equal(stored->shape.begin() + 1, stored->shape.end(), target.sizes().begin() + 1);
+      const bool other_classes =
+          last_layer && stored->shape.size() == static_cast<std::size_t>(target.dim()) &&
+          std::equal(stored->shape.begin() + 1, stored->shape.end(), target.sizes().begin() + 1);
       if (other_classes) {
         last_layer_loaded = false;
         continue;
       }
-      throw InputError("use weights", path.native(),
-                       fmt::format("'{}' has shape {}, {} wants {}", name, shape_text(stored->shape), architecture,
-                                   shape_text(target.sizes())),
-                       "name weights of the same network");
+      throw InputError(
+          "use weights", path.native(),
+          fmt::format("'{}' has shape {}, {} wants {}", name, shape_text(stored->shape),
+                      architecture, shape_text(target.sizes())),
+          "name weights of the same network");
     }
     target.copy_(to_tensor(*stored));
   }
@@ -103,7 +120,8 @@ bool load_weights(Network& network, const WeightsFile& weights, const Path& path
 
 WeightsFile to_weights_file(const Network& network, const ModelCard& card) {
   WeightsFile weights;
-  for (const auto& [name, tensor] : state_of(network)) weights.tensors.push_back(to_stored(name, tensor));
+  for (const auto& [name, tensor] : state_of(network))
+    weights.tensors.push_back(to_stored(name, tensor));
   weights.metadata = {
       {"architecture", std::string(to_string(card.architecture))},
       {"classes", nlohmann::json(card.classes).dump()},

@@ -26,9 +26,9 @@ void check(int code, const char* call) {
   std::array<char, MPI_MAX_ERROR_STRING> text{};
   int length = 0;
   MPI_Error_string(code, text.data(), &length);
-  throw CommError("exchange data with the other ranks", "",
-                  fmt::format("{} reported {}", call, text.data()),
-                  "see whether a node or the network between them failed, then start the same command again");
+  throw CommError(
+      "exchange data with the other ranks", "", fmt::format("{} reported {}", call, text.data()),
+      "see whether a node or the network between them failed, then start the same command again");
 }
 
 Communicator::Communicator(MPI_Comm owned) : comm_(owned) {
@@ -66,7 +66,8 @@ Communicator Communicator::duplicate() const {
 
 Communicator Communicator::split_by_host() const {
   MPI_Comm comm = MPI_COMM_NULL;
-  check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &comm), "MPI_Comm_split_type");
+  check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &comm),
+        "MPI_Comm_split_type");
   return Communicator(comm);
 }
 
@@ -91,7 +92,8 @@ std::string Communicator::broadcast(std::string text, int root) const {
 }
 
 void Communicator::sum(std::span<double> values) const {
-  check(MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_SUM, comm_),
+  check(MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE,
+                      MPI_SUM, comm_),
         "MPI_Allreduce");
 }
 
@@ -134,7 +136,8 @@ std::vector<Bytes> Communicator::gather(std::span<const std::byte> mine, int roo
     bytes.resize(size);
     for (std::size_t at = 0; at < bytes.size();) {
       const int count = piece_size(bytes.size() - at);
-      check(MPI_Recv(bytes.data() + at, count, MPI_BYTE, source, kTag, comm_, MPI_STATUS_IGNORE), "MPI_Recv");
+      check(MPI_Recv(bytes.data() + at, count, MPI_BYTE, source, kTag, comm_, MPI_STATUS_IGNORE),
+            "MPI_Recv");
       at += static_cast<std::size_t>(count);
     }
   }
@@ -158,7 +161,8 @@ void together(const Communicator& ranks, const std::function<void()>& work) {
   if (failed == kNobody) return;
   const int source = static_cast<int>(failed);
   std::string text;
-  if (ranks.rank() == source) text = fmt::format("{}{}", static_cast<char>('0' + static_cast<int>(kind)), *message);
+  if (ranks.rank() == source)
+    text = fmt::format("{}{}", static_cast<char>('0' + static_cast<int>(kind)), *message);
   text = ranks.broadcast(std::move(text), source);
   throw Error::shared(static_cast<ErrorKind>(text.at(0) - '0'), text.substr(1));
 }

@@ -20,12 +20,14 @@ namespace quadrat::hdf5 {
 
 namespace {
 
-constexpr std::size_t kBlockBytes = std::size_t{4} << 20;   ///< rows in memory at a time
-constexpr std::size_t kChunkBytes = std::size_t{128} << 10; ///< good for deflate, small for one glance
+constexpr std::size_t kBlockBytes = std::size_t{4} << 20;  ///< rows in memory at a time
+constexpr std::size_t kChunkBytes = std::size_t{128}
+                                    << 10;  ///< good for deflate, small for one glance
 constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{256} << 20;
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 16;
 constexpr std::size_t kMaxAttributeBytes = std::size_t{16} << 20;
-/// Deflate packs at best about 1032 to 1: a file that claims more than this holds nothing but claims.
+/// Deflate packs at best about 1032 to 1: a file that claims more than this holds nothing but
+/// claims.
 constexpr std::uint64_t kMaxExpansion = 1100;
 
 struct Reasons {
@@ -40,18 +42,25 @@ herr_t collect(unsigned, const H5E_error2_t* error, void* data) {
 
 std::uint64_t width_of(ColumnType type) {
   switch (type) {
-    case ColumnType::kText: return 0;
-    case ColumnType::kU16: return 2;
-    case ColumnType::kU32: return 4;
-    case ColumnType::kF32: return 4;
-    case ColumnType::kI64: return 8;
-    case ColumnType::kF64: return 8;
+    case ColumnType::kText:
+      return 0;
+    case ColumnType::kU16:
+      return 2;
+    case ColumnType::kU32:
+      return 4;
+    case ColumnType::kF32:
+      return 4;
+    case ColumnType::kI64:
+      return 8;
+    case ColumnType::kF64:
+      return 8;
   }
   return 0;
 }
 
 bool is_ascii(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<unsigned char>(c) < 0x80; });
 }
 
 Type text_type(std::size_t size_bytes, bool ascii) {
@@ -65,24 +74,36 @@ Type text_type(std::size_t size_bytes, bool ascii) {
 /// Little-endian in the file whatever machine wrote it.
 Type file_type(const Column& column) {
   switch (column.type) {
-    case ColumnType::kText: return text_type(column.size_bytes, false);
-    case ColumnType::kU16: return {H5Tcopy(H5T_STD_U16LE), "copy a type"};
-    case ColumnType::kU32: return {H5Tcopy(H5T_STD_U32LE), "copy a type"};
-    case ColumnType::kI64: return {H5Tcopy(H5T_STD_I64LE), "copy a type"};
-    case ColumnType::kF32: return {H5Tcopy(H5T_IEEE_F32LE), "copy a type"};
-    case ColumnType::kF64: return {H5Tcopy(H5T_IEEE_F64LE), "copy a type"};
+    case ColumnType::kText:
+      return text_type(column.size_bytes, false);
+    case ColumnType::kU16:
+      return {H5Tcopy(H5T_STD_U16LE), "copy a type"};
+    case ColumnType::kU32:
+      return {H5Tcopy(H5T_STD_U32LE), "copy a type"};
+    case ColumnType::kI64:
+      return {H5Tcopy(H5T_STD_I64LE), "copy a type"};
+    case ColumnType::kF32:
+      return {H5Tcopy(H5T_IEEE_F32LE), "copy a type"};
+    case ColumnType::kF64:
+      return {H5Tcopy(H5T_IEEE_F64LE), "copy a type"};
   }
   return {};
 }
 
 Type memory_type(const Column& column) {
   switch (column.type) {
-    case ColumnType::kText: return text_type(column.size_bytes, false);
-    case ColumnType::kU16: return {H5Tcopy(H5T_NATIVE_UINT16), "copy a type"};
-    case ColumnType::kU32: return {H5Tcopy(H5T_NATIVE_UINT32), "copy a type"};
-    case ColumnType::kI64: return {H5Tcopy(H5T_NATIVE_INT64), "copy a type"};
-    case ColumnType::kF32: return {H5Tcopy(H5T_NATIVE_FLOAT), "copy a type"};
-    case ColumnType::kF64: return {H5Tcopy(H5T_NATIVE_DOUBLE), "copy a type"};
+    case ColumnType::kText:
+      return text_type(column.size_bytes, false);
+    case ColumnType::kU16:
+      return {H5Tcopy(H5T_NATIVE_UINT16), "copy a type"};
+    case ColumnType::kU32:
+      return {H5Tcopy(H5T_NATIVE_UINT32), "copy a type"};
+    case ColumnType::kI64:
+      return {H5Tcopy(H5T_NATIVE_INT64), "copy a type"};
+    case ColumnType::kF32:
+      return {H5Tcopy(H5T_NATIVE_FLOAT), "copy a type"};
+    case ColumnType::kF64:
+      return {H5Tcopy(H5T_NATIVE_DOUBLE), "copy a type"};
   }
   return {};
 }
@@ -90,7 +111,8 @@ Type memory_type(const Column& column) {
 /// A chunked, growing dataset's properties. Small tables are not worth compressing.
 Properties table_properties(std::uint64_t rows, std::size_t row_bytes) {
   Properties properties(H5Pcreate(H5P_DATASET_CREATE), "make dataset properties");
-  const hsize_t fitting = std::max<std::size_t>(kChunkBytes / std::max<std::size_t>(row_bytes, 1), 1);
+  const hsize_t fitting =
+      std::max<std::size_t>(kChunkBytes / std::max<std::size_t>(row_bytes, 1), 1);
   const hsize_t chunk = std::clamp<hsize_t>(rows, 1, fitting);
   check(H5Pset_chunk(properties, 1, &chunk), "set the chunk size");
   if (rows * row_bytes > kChunkBytes / 8) {
@@ -112,15 +134,16 @@ Dataset open_dataset(const FileOnDisk& file, const std::string& path) {
 }
 
 /// The extent, once it is known that the file can hold it.
-std::vector<std::uint64_t> extent(const FileOnDisk& file, const Dataset& dataset, const std::string& path,
-                                  int dimensions) {
+std::vector<std::uint64_t> extent(const FileOnDisk& file, const Dataset& dataset,
+                                  const std::string& path, int dimensions) {
   const Space space(H5Dget_space(dataset), fmt::format("get the extent of '{}'", path));
   if (H5Sget_simple_extent_ndims(space) != dimensions) {
-    throw Failure(fmt::format("'{}' has {} dimensions instead of {}", path, H5Sget_simple_extent_ndims(space),
-                              dimensions));
+    throw Failure(fmt::format("'{}' has {} dimensions instead of {}", path,
+                              H5Sget_simple_extent_ndims(space), dimensions));
   }
   std::vector<hsize_t> sizes(static_cast<std::size_t>(dimensions));
-  check(H5Sget_simple_extent_dims(space, sizes.data(), nullptr), fmt::format("get the extent of '{}'", path));
+  check(H5Sget_simple_extent_dims(space, sizes.data(), nullptr),
+        fmt::format("get the extent of '{}'", path));
   const Type type(H5Dget_type(dataset), fmt::format("get the type of '{}'", path));
   long double bytes = static_cast<long double>(H5Tget_size(type));
   for (const hsize_t size : sizes) bytes *= static_cast<long double>(size);
@@ -132,8 +155,8 @@ std::vector<std::uint64_t> extent(const FileOnDisk& file, const Dataset& dataset
   return {sizes.begin(), sizes.end()};
 }
 
-/// Checks that every compressed chunk unpacks to a whole chunk. HDF5 1.10 does not: it reads on past the end of a
-/// shorter one, out of its own memory.
+/// Checks that every compressed chunk unpacks to a whole chunk. HDF5 1.10 does not: it reads on
+/// past the end of a shorter one, out of its own memory.
 void check_chunks(const FileOnDisk& file, const Dataset& dataset, const std::string& path,
                   const std::vector<hsize_t>& sizes) {
   const Properties properties(H5Dget_create_plist(dataset), "get a dataset's properties");
@@ -144,18 +167,21 @@ void check_chunks(const FileOnDisk& file, const Dataset& dataset, const std::str
   for (unsigned i = 0; i < static_cast<unsigned>(filters); ++i) {
     unsigned flags = 0;
     std::size_t values = 0;
-    const H5Z_filter_t filter = H5Pget_filter2(properties, i, &flags, &values, nullptr, 0, nullptr, nullptr);
+    const H5Z_filter_t filter =
+        H5Pget_filter2(properties, i, &flags, &values, nullptr, 0, nullptr, nullptr);
     if (filter == H5Z_FILTER_DEFLATE && deflate_bit == 0 && checksum_bit == 0) {
       deflate_bit = 1U << i;
     } else if (filter == H5Z_FILTER_FLETCHER32 && checksum_bit == 0) {
       checksum_bit = 1U << i;
     } else if (filter != H5Z_FILTER_SHUFFLE || deflate_bit != 0 || checksum_bit != 0) {
-      throw Failure(fmt::format("'{}' is packed by something other than shuffle and deflate", path));
+      throw Failure(
+          fmt::format("'{}' is packed by something other than shuffle and deflate", path));
     }
   }
   std::vector<hsize_t> sides(sizes.size());
   const Type type(H5Dget_type(dataset), "get a dataset's type");
-  if (H5Pget_chunk(properties, static_cast<int>(sides.size()), sides.data()) != static_cast<int>(sides.size())) {
+  if (H5Pget_chunk(properties, static_cast<int>(sides.size()), sides.data()) !=
+      static_cast<int>(sides.size())) {
     fail("get the chunks' size");
   }
   hsize_t chunk_bytes = H5Tget_size(type);
@@ -165,7 +191,8 @@ void check_chunks(const FileOnDisk& file, const Dataset& dataset, const std::str
     chunks *= (sizes[i] + sides[i] - 1) / sides[i];
   }
   if (chunk_bytes > kMaxChunkBytes) {
-    throw Failure(fmt::format("'{}' has chunks of {}", path, format_bytes(static_cast<double>(chunk_bytes))));
+    throw Failure(
+        fmt::format("'{}' has chunks of {}", path, format_bytes(static_cast<double>(chunk_bytes))));
   }
   const std::unique_ptr<libdeflate_decompressor, decltype(&libdeflate_free_decompressor)> unpacker(
       libdeflate_alloc_decompressor(), &libdeflate_free_decompressor);
@@ -188,12 +215,14 @@ void check_chunks(const FileOnDisk& file, const Dataset& dataset, const std::str
     if (packed_bytes > file.size_bytes()) throw Failure(chunk + " claims more than the file has");
     packed.resize(packed_bytes);
     std::uint32_t skipped = 0;
-    check(H5Dread_chunk(dataset, H5P_DEFAULT, first.data(), &skipped, packed.data()), "read " + chunk);
-    if (checksum_bit != 0 && (skipped & checksum_bit) == 0) packed_bytes -= std::min<hsize_t>(packed_bytes, kChecksumBytes);
+    check(H5Dread_chunk(dataset, H5P_DEFAULT, first.data(), &skipped, packed.data()),
+          "read " + chunk);
+    if (checksum_bit != 0 && (skipped & checksum_bit) == 0)
+      packed_bytes -= std::min<hsize_t>(packed_bytes, kChecksumBytes);
     const bool is_whole =
         deflate_bit != 0 && (skipped & deflate_bit) == 0
-            ? libdeflate_zlib_decompress(unpacker.get(), packed.data(), packed_bytes, whole.data(), whole.size(),
-                                         nullptr) == LIBDEFLATE_SUCCESS
+            ? libdeflate_zlib_decompress(unpacker.get(), packed.data(), packed_bytes, whole.data(),
+                                         whole.size(), nullptr) == LIBDEFLATE_SUCCESS
             : packed_bytes == chunk_bytes;
     if (!is_whole) throw Failure(chunk + " is damaged");
   }
@@ -220,7 +249,8 @@ std::string fixed_text(const char* bytes, std::size_t size_bytes) {
 void write_attribute(hid_t object, const std::string& name, hid_t type, const void* value) {
   const Space space(H5Screate(H5S_SCALAR), "make a scalar");
   // A setting given twice is as the last one says.
-  if (H5Aexists(object, name.c_str()) > 0) check(H5Adelete(object, name.c_str()), "replace an attribute");
+  if (H5Aexists(object, name.c_str()) > 0)
+    check(H5Adelete(object, name.c_str()), "replace an attribute");
   const Attribute attribute(H5Acreate2(object, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT),
                             fmt::format("create attribute '{}'", name));
   check(H5Awrite(attribute, type, value), fmt::format("write attribute '{}'", name));
@@ -308,17 +338,19 @@ FileInMemory::FileInMemory() {
   const Properties access(H5Pcreate(H5P_FILE_ACCESS), "make file properties");
   constexpr std::size_t kGrowth = std::size_t{1} << 20;
   check(H5Pset_fapl_core(access, kGrowth, false), "choose memory");
-  // Attributes over 64 kB and in the order of writing need HDF5 1.8's format; nothing newer is asked of readers.
+  // Attributes over 64 kB and in the order of writing need HDF5 1.8's format; nothing newer is
+  // asked of readers.
   check(H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18), "choose the format");
-  file_ = File(H5Fcreate("record.h5", H5F_ACC_TRUNC, H5P_DEFAULT, access), "create a file in memory");
+  file_ =
+      File(H5Fcreate("record.h5", H5F_ACC_TRUNC, H5P_DEFAULT, access), "create a file in memory");
 }
 
 Bytes FileInMemory::image() {
   check(H5Fflush(file_, H5F_SCOPE_GLOBAL), "finish the file");
   const ssize_t size_bytes = H5Fget_file_image(file_, nullptr, 0);
   if (size_bytes < 0) fail("get the file's size");
-  // Not H5Fget_file_image for the bytes themselves: HDF5 1.10 clears a flag where an older format had it, and so spoils
-  // the checksum of the superblock.
+  // Not H5Fget_file_image for the bytes themselves: HDF5 1.10 clears a flag where an older format
+  // had it, and so spoils the checksum of the superblock.
   void* memory = nullptr;
   check(H5Fget_vfd_handle(file_, H5P_DEFAULT, &memory), "get the file");
   const auto* first = *static_cast<const std::byte* const*>(memory);
@@ -330,7 +362,8 @@ FileOnDisk::FileOnDisk(const Path& path) {
   if (::stat(path.c_str(), &status) != 0 || ::access(path.c_str(), R_OK) != 0) {
     throw IoError::from_errno("read", path.native());
   }
-  if (!S_ISREG(status.st_mode)) throw InputError("read", path.native(), "it is not a regular file", "name a file");
+  if (!S_ISREG(status.st_mode))
+    throw InputError("read", path.native(), "it is not a regular file", "name a file");
   size_bytes_ = static_cast<std::uint64_t>(status.st_size);
   if (size_bytes_ == 0) throw Failure("it is empty");
   const Properties access(H5Pcreate(H5P_FILE_ACCESS), "make file properties");
@@ -362,8 +395,10 @@ void write_attribute(hid_t object, const std::string& name, std::uint64_t value)
 }
 
 std::string read_attribute(hid_t object, const std::string& name) {
-  if (H5Aexists(object, name.c_str()) <= 0) throw Failure(fmt::format("it has no attribute '{}'", name));
-  const Attribute attribute(H5Aopen(object, name.c_str(), H5P_DEFAULT), fmt::format("open attribute '{}'", name));
+  if (H5Aexists(object, name.c_str()) <= 0)
+    throw Failure(fmt::format("it has no attribute '{}'", name));
+  const Attribute attribute(H5Aopen(object, name.c_str(), H5P_DEFAULT),
+                            fmt::format("open attribute '{}'", name));
   return attribute_text(attribute, name);
 }
 
@@ -371,10 +406,12 @@ Group create_group(hid_t parent, const char* name) {
   const Properties properties(H5Pcreate(H5P_GROUP_CREATE), "make group properties");
   check(H5Pset_attr_creation_order(properties, H5P_CRT_ORDER_TRACKED | H5P_CRT_ORDER_INDEXED),
         "keep the attributes' order");
-  return {H5Gcreate2(parent, name, H5P_DEFAULT, properties, H5P_DEFAULT), fmt::format("create group '{}'", name)};
+  return {H5Gcreate2(parent, name, H5P_DEFAULT, properties, H5P_DEFAULT),
+          fmt::format("create group '{}'", name)};
 }
 
-void write_settings(hid_t parent, const char* name, const Settings& settings, std::string_view description) {
+void write_settings(hid_t parent, const char* name, const Settings& settings,
+                    std::string_view description) {
   const Group group = create_group(parent, name);
   for (const auto& [key, value] : settings) {
     std::int64_t integer = 0;
@@ -411,7 +448,8 @@ Settings read_settings(hid_t parent, const char* name) {
   const Properties properties(H5Gget_create_plist(group), "get a group's properties");
   unsigned order = 0;
   check(H5Pget_attr_creation_order(properties, &order), "get the attributes' order");
-  const H5_index_t index = (order & H5P_CRT_ORDER_TRACKED) != 0 ? H5_INDEX_CRT_ORDER : H5_INDEX_NAME;
+  const H5_index_t index =
+      (order & H5P_CRT_ORDER_TRACKED) != 0 ? H5_INDEX_CRT_ORDER : H5_INDEX_NAME;
   const herr_t status = H5Aiterate2(group, index, H5_ITER_INC, nullptr, visit, &walk);
   if (!walk.failure.empty()) throw Failure(fmt::format("'/{}': {}", name, walk.failure));
   check(status, fmt::format("read '/{}'", name));
@@ -433,11 +471,13 @@ void Layout::put(std::byte* row, std::size_t column, std::string_view text) cons
 }
 
 std::string Layout::text(const std::byte* row, std::size_t column) const {
-  return fixed_text(reinterpret_cast<const char*>(row) + offsets_[column], columns_[column].size_bytes);
+  return fixed_text(reinterpret_cast<const char*>(row) + offsets_[column],
+                    columns_[column].size_bytes);
 }
 
 void write_table(hid_t parent, const char* name, const Layout& layout, std::uint64_t rows,
-                 std::string_view description, const std::function<void(std::uint64_t, std::byte*)>& fill) {
+                 std::string_view description,
+                 const std::function<void(std::uint64_t, std::byte*)>& fill) {
   const std::string action = fmt::format("write table '{}'", name);
   const Type in_file(H5Tcreate(H5T_COMPOUND, layout.row_bytes()), action);
   const Type in_memory(H5Tcreate(H5T_COMPOUND, layout.row_bytes()), action);
@@ -451,7 +491,8 @@ void write_table(hid_t parent, const char* name, const Layout& layout, std::uint
   const hsize_t unlimited = H5S_UNLIMITED;
   const Space space(H5Screate_simple(1, &size, &unlimited), action);
   const Properties properties = table_properties(rows, layout.row_bytes());
-  const Dataset dataset(H5Dcreate2(parent, name, in_file, space, H5P_DEFAULT, properties, H5P_DEFAULT), action);
+  const Dataset dataset(
+      H5Dcreate2(parent, name, in_file, space, H5P_DEFAULT, properties, H5P_DEFAULT), action);
   const std::uint64_t block = std::max<std::uint64_t>(kBlockBytes / layout.row_bytes(), 1);
   std::vector<std::byte> buffer;
   for (std::uint64_t first = 0; first < rows; first += block) {
@@ -465,7 +506,8 @@ void write_table(hid_t parent, const char* name, const Layout& layout, std::uint
   }
   write_attribute(dataset, "description", description);
   for (const Column& column : layout.columns()) {
-    if (!column.meaning.empty()) write_attribute(dataset, column.name, std::string_view(column.meaning));
+    if (!column.meaning.empty())
+      write_attribute(dataset, column.name, std::string_view(column.meaning));
   }
 }
 
@@ -487,13 +529,15 @@ void read_table(const FileOnDisk& file, const std::string& path, std::vector<Col
                           ? kind == H5T_STRING && H5Tis_variable_str(member) == 0
                           : kind == H5T_INTEGER || kind == H5T_FLOAT;
     if (!fits) {
-      throw Failure(fmt::format("'{}' has a column '{}' that is no {}", path, printable(column.name),
-                                column.type == ColumnType::kText ? "text of fixed length" : "number"));
+      throw Failure(
+          fmt::format("'{}' has a column '{}' that is no {}", path, printable(column.name),
+                      column.type == ColumnType::kText ? "text of fixed length" : "number"));
     }
     if (column.type == ColumnType::kText) {
       column.size_bytes = H5Tget_size(member);
       if (column.size_bytes > kMaxTextBytes) {
-        throw Failure(fmt::format("'{}' has a column '{}' of {} a row", path, printable(column.name),
+        throw Failure(fmt::format("'{}' has a column '{}' of {} a row", path,
+                                  printable(column.name),
                                   format_bytes(static_cast<double>(column.size_bytes))));
       }
     }
@@ -505,8 +549,9 @@ void read_table(const FileOnDisk& file, const std::string& path, std::vector<Col
     const char* name = column.name.c_str();
     if (column.type == ColumnType::kText) {
       // HDF5 converts widths but not character sets: take the file's.
-      const Type member(H5Tget_member_type(in_file, static_cast<unsigned>(H5Tget_member_index(in_file, name))),
-                        action);
+      const Type member(
+          H5Tget_member_type(in_file, static_cast<unsigned>(H5Tget_member_index(in_file, name))),
+          action);
       check(H5Tinsert(in_memory, name, offset, member), action);
     } else {
       check(H5Tinsert(in_memory, name, offset, memory_type(column)), action);
@@ -525,7 +570,8 @@ void read_table(const FileOnDisk& file, const std::string& path, std::vector<Col
     check(H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, nullptr, &count, nullptr), action);
     const Space block_space(H5Screate_simple(1, &count, nullptr), action);
     check(H5Dread(dataset, in_memory, block_space, space, H5P_DEFAULT, buffer.data()), action);
-    for (hsize_t i = 0; i < count; ++i) reader.row(first + i, layout, buffer.data() + i * layout.row_bytes());
+    for (hsize_t i = 0; i < count; ++i)
+      reader.row(first + i, layout, buffer.data() + i * layout.row_bytes());
   }
 }
 
@@ -551,8 +597,10 @@ void write_strings(hid_t parent, const char* name, const std::vector<std::string
   const Type type = text_type(width, is_ascii(bytes));
   const hsize_t size = values.size();
   const Space space(H5Screate_simple(1, &size, nullptr), action);
-  const Dataset dataset(H5Dcreate2(parent, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), action);
-  if (!values.empty()) check(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes.data()), action);
+  const Dataset dataset(
+      H5Dcreate2(parent, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), action);
+  if (!values.empty())
+    check(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes.data()), action);
   write_attribute(dataset, "description", description);
 }
 
@@ -569,51 +617,63 @@ std::vector<std::string> read_strings(const FileOnDisk& file, const std::string&
   std::vector<char> bytes(count * width);
   if (count > 0) check(H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes.data()), action);
   std::vector<std::string> values;
-  for (std::uint64_t i = 0; i < count; ++i) values.push_back(fixed_text(bytes.data() + i * width, width));
+  for (std::uint64_t i = 0; i < count; ++i)
+    values.push_back(fixed_text(bytes.data() + i * width, width));
   return values;
 }
 
-void write_matrix(hid_t parent, const char* name, const std::vector<std::int64_t>& values, std::size_t side,
-                  std::string_view description) {
+void write_matrix(hid_t parent, const char* name, const std::vector<std::int64_t>& values,
+                  std::size_t side, std::string_view description) {
   const std::string action = fmt::format("write '{}'", name);
   const hsize_t sizes[2] = {side, side};
   const Space space(H5Screate_simple(2, sizes, nullptr), action);
-  const Dataset dataset(H5Dcreate2(parent, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
-                        action);
-  if (side > 0) check(H5Dwrite(dataset, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), action);
+  const Dataset dataset(
+      H5Dcreate2(parent, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+      action);
+  if (side > 0)
+    check(H5Dwrite(dataset, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()),
+          action);
   write_attribute(dataset, "description", description);
 }
 
-std::vector<std::int64_t> read_matrix(const FileOnDisk& file, const std::string& path, std::size_t side) {
+std::vector<std::int64_t> read_matrix(const FileOnDisk& file, const std::string& path,
+                                      std::size_t side) {
   const std::string action = fmt::format("read '{}'", path);
   const Dataset dataset = open_dataset(file, path);
   const std::vector<std::uint64_t> sizes = extent(file, dataset, path, 2);
   if (sizes[0] != side || sizes[1] != side) {
-    throw Failure(fmt::format("'{}' is {}x{}, but there are {} classes", path, sizes[0], sizes[1], side));
+    throw Failure(
+        fmt::format("'{}' is {}x{}, but there are {} classes", path, sizes[0], sizes[1], side));
   }
   check_chunks(file, dataset, path, {side, side});
   std::vector<std::int64_t> values(side * side);
-  if (side > 0) check(H5Dread(dataset, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), action);
+  if (side > 0)
+    check(H5Dread(dataset, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), action);
   return values;
 }
 
-void write_floats(hid_t parent, const char* name, std::span<const float> values, std::uint64_t columns,
-                  std::string_view description) {
+void write_floats(hid_t parent, const char* name, std::span<const float> values,
+                  std::uint64_t columns, std::string_view description) {
   const std::string action = fmt::format("write '{}'", name);
   const hsize_t sizes[2] = {values.size() / columns, columns};
   const Space space(H5Screate_simple(2, sizes, nullptr), action);
-  const Dataset dataset(H5Dcreate2(parent, name, H5T_IEEE_F32LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), action);
-  if (!values.empty()) check(H5Dwrite(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), action);
+  const Dataset dataset(
+      H5Dcreate2(parent, name, H5T_IEEE_F32LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+      action);
+  if (!values.empty())
+    check(H5Dwrite(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()),
+          action);
   write_attribute(dataset, "description", description);
 }
 
-std::vector<float> read_float_rows(const FileOnDisk& file, const std::string& path, std::uint64_t columns,
-                                   std::uint64_t first, std::uint64_t last) {
+std::vector<float> read_float_rows(const FileOnDisk& file, const std::string& path,
+                                   std::uint64_t columns, std::uint64_t first, std::uint64_t last) {
   const std::string action = fmt::format("read '{}'", path);
   const Dataset dataset = open_dataset(file, path);
   const std::vector<std::uint64_t> sizes = extent(file, dataset, path, 2);
   if (sizes[0] < last || sizes[1] != columns) {
-    throw Failure(fmt::format("'{}' is {}x{}, but {} rows of {} are needed", path, sizes[0], sizes[1], last, columns));
+    throw Failure(fmt::format("'{}' is {}x{}, but {} rows of {} are needed", path, sizes[0],
+                              sizes[1], last, columns));
   }
   check_chunks(file, dataset, path, {sizes[0], sizes[1]});
   std::vector<float> values((last - first) * columns);

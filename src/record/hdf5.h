@@ -18,7 +18,8 @@
 /// What the record room needs of HDF5, checked. Private to the room.
 namespace quadrat::hdf5 {
 
-/// What went wrong, without the file's name: the room's public functions add that and what they were doing.
+/// What went wrong, without the file's name: the room's public functions add that and what they
+/// were doing.
 struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -26,7 +27,8 @@ struct Failure : std::runtime_error {
 /// "`action`: HDF5's own reason, innermost first", and the error stack emptied.
 [[noreturn]] void fail(std::string_view action);
 
-/// HDF5 keeps its error stack to itself while this lives, and prints as before afterwards. One a thread.
+/// HDF5 keeps its error stack to itself while this lives, and prints as before afterwards. One a
+/// thread.
 class QuietErrors {
  public:
   QuietErrors();
@@ -39,7 +41,8 @@ class QuietErrors {
   void* data_ = nullptr;
 };
 
-/// An identifier that is given back. Closing never matters here: files are written through memory (see FileInMemory).
+/// An identifier that is given back. Closing never matters here: files are written through memory
+/// (see FileInMemory).
 template <herr_t (*Close)(hid_t)>
 class Handle {
  public:
@@ -56,7 +59,9 @@ class Handle {
     std::swap(id_, other.id_);
     return *this;
   }
-  operator hid_t() const { return id_; }  // NOLINT(google-explicit-constructor): it stands for the id in every call
+  operator hid_t() const {
+    return id_;
+  }  // NOLINT(google-explicit-constructor): it stands for the id in every call
 
  private:
   hid_t id_ = -1;
@@ -73,8 +78,8 @@ using Properties = Handle<H5Pclose>;
 /// @throws Failure where `status` is negative
 void check(herr_t status, std::string_view action);
 
-/// A new file that lives in memory until it is taken: HDF5 cannot lose its way on a full disk, and the disk sees one
-/// long write. HDF5 1.8 and later read it.
+/// A new file that lives in memory until it is taken: HDF5 cannot lose its way on a full disk, and
+/// the disk sees one long write. HDF5 1.8 and later read it.
 class FileInMemory {
  public:
   FileInMemory();
@@ -85,7 +90,8 @@ class FileInMemory {
   File file_;
 };
 
-/// Opens without locks, which network file systems may lack and which files replaced whole do not need.
+/// Opens without locks, which network file systems may lack and which files replaced whole do not
+/// need.
 /// @throws IoError, InputError for what is no file, Failure for what is no HDF5
 class FileOnDisk {
  public:
@@ -104,12 +110,15 @@ void write_attribute(hid_t object, const std::string& name, double value);
 void write_attribute(hid_t object, const std::string& name, std::int64_t value);
 void write_attribute(hid_t object, const std::string& name, std::uint64_t value);
 
-/// The attribute as text: numbers in their shortest form. @throws Failure where it is missing or no single value.
+/// The attribute as text: numbers in their shortest form. @throws Failure where it is missing or no
+/// single value.
 std::string read_attribute(hid_t object, const std::string& name);
 
-/// One attribute a setting. A value that is a number in its usual spelling becomes one, so that reading it back gives
-/// the same text: "10" i8, "0.0005" f8, "5e-4" and "007" stay text, and so do "true" and "false".
-void write_settings(hid_t parent, const char* name, const Settings& settings, std::string_view description);
+/// One attribute a setting. A value that is a number in its usual spelling becomes one, so that
+/// reading it back gives the same text: "10" i8, "0.0005" f8, "5e-4" and "007" stay text, and so do
+/// "true" and "false".
+void write_settings(hid_t parent, const char* name, const Settings& settings,
+                    std::string_view description);
 Settings read_settings(hid_t parent, const char* name);
 
 enum class ColumnType { kText, kU16, kU32, kI64, kF32, kF64 };
@@ -117,8 +126,9 @@ enum class ColumnType { kText, kU16, kU32, kI64, kF32, kF64 };
 struct Column {
   std::string name;
   ColumnType type;
-  std::size_t size_bytes = 0;  ///< of text: at least 1; when read, the file's. Else what the type needs.
-  std::string meaning;         ///< with its unit; written as an attribute named as the column
+  std::size_t size_bytes =
+      0;                ///< of text: at least 1; when read, the file's. Else what the type needs.
+  std::string meaning;  ///< with its unit; written as an attribute named as the column
 };
 
 /// Rows of fixed size, packed: a compound type's layout in memory and in the file.
@@ -149,7 +159,8 @@ class Layout {
   std::size_t row_bytes_ = 0;
 };
 
-/// A chunked one-dimensional table that can grow. `fill(i, row)` writes row i; rows are zeroed before.
+/// A chunked one-dimensional table that can grow. `fill(i, row)` writes row i; rows are zeroed
+/// before.
 void write_table(hid_t parent, const char* name, const Layout& layout, std::uint64_t rows,
                  std::string_view description,
                  const std::function<void(std::uint64_t i, std::byte* row)>& fill);
@@ -160,7 +171,8 @@ struct TableReader {
 };
 
 /// Reads the named columns, whatever their order and width in the file, and leaves out others.
-/// @throws Failure naming the part: missing, not a table, a column missing, more rows than the file can hold
+/// @throws Failure naming the part: missing, not a table, a column missing, more rows than the file
+/// can hold
 void read_table(const FileOnDisk& file, const std::string& path, std::vector<Column> columns,
                 const TableReader& reader);
 /// The names of the table's columns, in order.
@@ -171,16 +183,17 @@ void write_strings(hid_t parent, const char* name, const std::vector<std::string
 std::vector<std::string> read_strings(const FileOnDisk& file, const std::string& path);
 
 /// [side, side] i8.
-void write_matrix(hid_t parent, const char* name, const std::vector<std::int64_t>& values, std::size_t side,
-                  std::string_view description);
-std::vector<std::int64_t> read_matrix(const FileOnDisk& file, const std::string& path, std::size_t side);
+void write_matrix(hid_t parent, const char* name, const std::vector<std::int64_t>& values,
+                  std::size_t side, std::string_view description);
+std::vector<std::int64_t> read_matrix(const FileOnDisk& file, const std::string& path,
+                                      std::size_t side);
 
 /// [rows, columns] f4.
-void write_floats(hid_t parent, const char* name, std::span<const float> values, std::uint64_t columns,
-                  std::string_view description);
+void write_floats(hid_t parent, const char* name, std::span<const float> values,
+                  std::uint64_t columns, std::string_view description);
 /// Rows [first, last). @throws Failure where there are fewer, or other columns
-std::vector<float> read_float_rows(const FileOnDisk& file, const std::string& path, std::uint64_t columns,
-                                   std::uint64_t first, std::uint64_t last);
+std::vector<float> read_float_rows(const FileOnDisk& file, const std::string& path,
+                                   std::uint64_t columns, std::uint64_t first, std::uint64_t last);
 
 Group create_group(hid_t parent, const char* name);
 /// Whether `path` leads through hard links to something in this very file.

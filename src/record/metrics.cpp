@@ -14,7 +14,8 @@ double ratio(std::int64_t part, std::int64_t whole) {
 }  // namespace
 
 std::vector<std::int64_t> confusion_matrix(const std::vector<std::uint16_t>& labels,
-                                           const std::vector<std::uint16_t>& predicted, std::size_t classes) {
+                                           const std::vector<std::uint16_t>& predicted,
+                                           std::size_t classes) {
   assert(labels.size() == predicted.size());
   std::vector<std::int64_t> counts(classes * classes);
   for (std::size_t i = 0; i < labels.size(); ++i) {

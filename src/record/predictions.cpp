@@ -28,11 +28,14 @@ constexpr Corner kCorners[] = {{"llcrnrlat", &TileCorners::llcrnrlat},
 
 std::string probability_column(const std::string& label) { return "p_" + label; }
 
-std::vector<Column> prediction_columns(const std::vector<std::string>& classes, bool labels, bool corners,
-                                       std::size_t name_bytes) {
-  std::vector<Column> columns{{"tile", ColumnType::kText, name_bytes, "path below the folder of tiles"}};
-  if (labels) columns.push_back({"label", ColumnType::kU16, 0, "true class, an index into /classes"});
-  columns.push_back({"predicted", ColumnType::kU16, 0, "most probable class, an index into /classes"});
+std::vector<Column> prediction_columns(const std::vector<std::string>& classes, bool labels,
+                                       bool corners, std::size_t name_bytes) {
+  std::vector<Column> columns{
+      {"tile", ColumnType::kText, name_bytes, "path below the folder of tiles"}};
+  if (labels)
+    columns.push_back({"label", ColumnType::kU16, 0, "true class, an index into /classes"});
+  columns.push_back(
+      {"predicted", ColumnType::kU16, 0, "most probable class, an index into /classes"});
   for (const std::string& label : classes) {
     columns.push_back({probability_column(label), ColumnType::kF32, 0,
                        fmt::format("probability of class {} (0..1)", label)});
@@ -41,9 +44,10 @@ std::vector<Column> prediction_columns(const std::vector<std::string>& classes, 
     for (const Corner& corner : kCorners) {
       const bool lower = corner.name[0] == 'l';
       const bool latitude = std::string_view(corner.name).ends_with("lat");
-      columns.push_back({corner.name, ColumnType::kF64, 0,
-                         fmt::format("{} of the tile's {} corner (degrees, WGS 84)",
-                                     latitude ? "latitude" : "longitude", lower ? "lower left" : "upper right")});
+      columns.push_back(
+          {corner.name, ColumnType::kF64, 0,
+           fmt::format("{} of the tile's {} corner (degrees, WGS 84)",
+                       latitude ? "latitude" : "longitude", lower ? "lower left" : "upper right")});
     }
   }
   return columns;
@@ -52,8 +56,8 @@ std::vector<Column> prediction_columns(const std::vector<std::string>& classes, 
 }  // namespace
 
 void write_predictions(hid_t parent, const char* name, const Predictions& predictions,
-                       const std::vector<TileCorners>& corners, const std::vector<std::string>& classes,
-                       std::string_view description) {
+                       const std::vector<TileCorners>& corners,
+                       const std::vector<std::string>& classes, std::string_view description) {
   const std::size_t tiles = predictions.tiles.size();
   assert(predictions.labels.empty() || predictions.labels.size() == tiles);
   assert(predictions.predicted.size() == tiles);
@@ -77,9 +81,12 @@ void write_predictions(hid_t parent, const char* name, const Predictions& predic
 }
 
 Predictions read_predictions(const hdf5::FileOnDisk& file, const std::string& path,
-                             const std::vector<std::string>& classes, std::vector<TileCorners>* corners) {
+                             const std::vector<std::string>& classes,
+                             std::vector<TileCorners>* corners) {
   const std::vector<std::string> there = hdf5::table_columns(file, path);
-  const auto has = [&](const char* name) { return std::find(there.begin(), there.end(), name) != there.end(); };
+  const auto has = [&](const char* name) {
+    return std::find(there.begin(), there.end(), name) != there.end();
+  };
   const bool labels = has("label");
   const bool with_corners =
       corners != nullptr && std::all_of(std::begin(kCorners), std::end(kCorners),
@@ -87,7 +94,8 @@ Predictions read_predictions(const hdf5::FileOnDisk& file, const std::string& pa
   Predictions predictions;
   const auto checked = [&](std::uint64_t i, std::uint16_t label) {
     if (label < classes.size()) return label;
-    throw Failure(fmt::format("'{}' row {} has class {}, but there are {} classes", path, i, label, classes.size()));
+    throw Failure(fmt::format("'{}' row {} has class {}, but there are {} classes", path, i, label,
+                              classes.size()));
   };
   hdf5::TableReader reader;
   reader.begin = [&](std::uint64_t rows) {
@@ -129,7 +137,8 @@ void write_record(const char* action, const Path& path, const std::function<void
 
 void check_schema(hid_t file, const std::string& schema, std::int64_t version) {
   const std::string found = hdf5::read_attribute(file, "schema");
-  if (found != schema) throw Failure(fmt::format("its schema is '{}', not '{}'", printable(found), schema));
+  if (found != schema)
+    throw Failure(fmt::format("its schema is '{}', not '{}'", printable(found), schema));
   const std::string text = hdf5::read_attribute(file, "schema_version");
   std::int64_t number = 0;
   const auto result = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -137,8 +146,8 @@ void check_schema(hid_t file, const std::string& schema, std::int64_t version) {
     throw Failure(fmt::format("its schema_version is '{}'", printable(text)));
   }
   if (number > version) {
-    throw Failure(fmt::format("its schema_version is {}, this program knows up to {}: use a newer one", number,
-                              version));
+    throw Failure(fmt::format(
+        "its schema_version is {}, this program knows up to {}: use a newer one", number, version));
   }
 }
 

@@ -11,7 +11,8 @@ namespace quadrat {
 
 RunFolder::RunFolder(Path runs, std::string name) : path_(std::move(runs) / std::move(name)) {}
 
-bool RunFolder::is_complete(const Settings& config, bool (*may_differ)(const std::string&), bool may_go_on) const {
+bool RunFolder::is_complete(const Settings& config, bool (*may_differ)(const std::string&),
+                            bool may_go_on) const {
   std::error_code ignored;
   if (!std::filesystem::exists(record(), ignored)) {
     if (std::filesystem::exists(path_, ignored) && !std::filesystem::is_directory(path_, ignored)) {
@@ -24,10 +25,13 @@ bool RunFolder::is_complete(const Settings& config, bool (*may_differ)(const std
   std::vector<std::string> differing;
   for (const auto& [name, value] : config) {
     if (may_differ(name)) continue;
-    const auto it = std::find_if(earlier.config.begin(), earlier.config.end(),
-                                 [&, &option = name](const auto& setting) { return setting.first == option; });
+    const auto it =
+        std::find_if(earlier.config.begin(), earlier.config.end(),
+                     [&, &option = name](const auto& setting) { return setting.first == option; });
     const std::string before = it == earlier.config.end() ? "" : it->second;
-    if (before != value) differing.push_back(fmt::format("--{} was '{}' and is '{}'", name, printable(before), printable(value)));
+    if (before != value)
+      differing.push_back(
+          fmt::format("--{} was '{}' and is '{}'", name, printable(before), printable(value)));
   }
   if (!differing.empty()) {
     constexpr std::size_t kShown = 3;
@@ -35,8 +39,9 @@ bool RunFolder::is_complete(const Settings& config, bool (*may_differ)(const std
     differing.resize(differing.size() - more);
     std::string text = enumerate(differing);
     if (more > 0) text += fmt::format(" and {} more", more);
-    throw InputError("go on with run", path_.native(), fmt::format("it has other settings: {}", text),
-                     "choose another --output_model_name, give the same settings, or remove that folder");
+    throw InputError(
+        "go on with run", path_.native(), fmt::format("it has other settings: {}", text),
+        "choose another --output_model_name, give the same settings, or remove that folder");
   }
   if (earlier.status == RunStatus::kComplete) return true;
   if (!may_go_on) {
@@ -51,8 +56,9 @@ void RunFolder::prepare() const {
   remove_stale_temporaries(path_);
 }
 
-void RunFolder::write_labels_and_info(const std::vector<std::string>& classes,
-                                      const std::vector<std::pair<std::string, std::string>>& info) const {
+void RunFolder::write_labels_and_info(
+    const std::vector<std::string>& classes,
+    const std::vector<std::pair<std::string, std::string>>& info) const {
   std::string labels = "label\tidx\n";
   for (std::size_t i = 0; i < classes.size(); ++i) labels += fmt::format("{}\t{}\n", classes[i], i);
   write_file(path_ / "labels_to_inds.tsv", labels);
@@ -61,11 +67,12 @@ void RunFolder::write_labels_and_info(const std::vector<std::string>& classes,
   write_file(path_ / "model.info", lines);
 }
 
-void RunFolder::write_predictions(const Predictions& predictions, const std::vector<std::string>& classes) const {
+void RunFolder::write_predictions(const Predictions& predictions,
+                                  const std::vector<std::string>& classes) const {
   std::string csv = "filename,label,pred_label\n";
   for (std::size_t i = 0; i < predictions.tiles.size(); ++i) {
-    csv += fmt::format("{},{},{}\n", csv_field(predictions.tiles[i]), classes[predictions.labels[i]],
-                       classes[predictions.predicted[i]]);
+    csv += fmt::format("{},{},{}\n", csv_field(predictions.tiles[i]),
+                       classes[predictions.labels[i]], classes[predictions.predicted[i]]);
   }
   write_file(path_ / "predictions_validation.csv", csv);
 }

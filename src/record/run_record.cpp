@@ -20,14 +20,15 @@ constexpr const char* kSchema = "quadrat-run";
 constexpr std::int64_t kVersion = 1;
 
 std::vector<Column> epoch_columns() {
-  return {{"epoch", ColumnType::kU32, 0, "from 1"},
-          {"train_loss", ColumnType::kF64, 0, "mean cross-entropy of the training tiles (nats)"},
-          {"train_error", ColumnType::kF64, 0, "share of training tiles misclassified (0..1)"},
-          {"validation_loss", ColumnType::kF64, 0, "mean cross-entropy of the validation tiles (nats)"},
-          {"validation_error", ColumnType::kF64, 0, "share of validation tiles misclassified (0..1)"},
-          {"learning_rate", ColumnType::kF64, 0, "at the epoch's end"},
-          {"seconds", ColumnType::kF64, 0, "wall time of the epoch, validation included (s)"},
-          {"tiles_per_s", ColumnType::kF64, 0, "training tiles over the time spent training (1/s)"}};
+  return {
+      {"epoch", ColumnType::kU32, 0, "from 1"},
+      {"train_loss", ColumnType::kF64, 0, "mean cross-entropy of the training tiles (nats)"},
+      {"train_error", ColumnType::kF64, 0, "share of training tiles misclassified (0..1)"},
+      {"validation_loss", ColumnType::kF64, 0, "mean cross-entropy of the validation tiles (nats)"},
+      {"validation_error", ColumnType::kF64, 0, "share of validation tiles misclassified (0..1)"},
+      {"learning_rate", ColumnType::kF64, 0, "at the epoch's end"},
+      {"seconds", ColumnType::kF64, 0, "wall time of the epoch, validation included (s)"},
+      {"tiles_per_s", ColumnType::kF64, 0, "training tiles over the time spent training (1/s)"}};
 }
 
 void write_epochs(hid_t file, const RunRecord& record) {
@@ -45,7 +46,8 @@ void write_epochs(hid_t file, const RunRecord& record) {
                       layout.put(row, 6, epoch.seconds);
                       layout.put(row, 7, epoch.tiles_per_s);
                     });
-  hdf5::write_attribute(hdf5::open_attributes_of(file, "epochs"), "kept_epoch", std::uint64_t{record.kept_epoch});
+  hdf5::write_attribute(hdf5::open_attributes_of(file, "epochs"), "kept_epoch",
+                        std::uint64_t{record.kept_epoch});
 }
 
 void read_epochs(const hdf5::FileOnDisk& file, RunRecord& record) {
@@ -53,11 +55,13 @@ void read_epochs(const hdf5::FileOnDisk& file, RunRecord& record) {
   reader.begin = [&](std::uint64_t rows) { record.epochs.reserve(rows); };
   reader.row = [&](std::uint64_t, const Layout& layout, const std::byte* row) {
     record.epochs.push_back({layout.get<std::uint32_t>(row, 0), layout.get<double>(row, 1),
-                             layout.get<double>(row, 2), layout.get<double>(row, 3), layout.get<double>(row, 4),
-                             layout.get<double>(row, 5), layout.get<double>(row, 6), layout.get<double>(row, 7)});
+                             layout.get<double>(row, 2), layout.get<double>(row, 3),
+                             layout.get<double>(row, 4), layout.get<double>(row, 5),
+                             layout.get<double>(row, 6), layout.get<double>(row, 7)});
   };
   hdf5::read_table(file, "epochs", epoch_columns(), reader);
-  const std::string kept = hdf5::read_attribute(hdf5::open_attributes_of(file.id(), "epochs"), "kept_epoch");
+  const std::string kept =
+      hdf5::read_attribute(hdf5::open_attributes_of(file.id(), "epochs"), "kept_epoch");
   // A foreign value that is no number keeps nothing.
   record.kept_epoch = static_cast<std::uint32_t>(std::strtoul(kept.c_str(), nullptr, 10));
 }
@@ -65,12 +69,14 @@ void read_epochs(const hdf5::FileOnDisk& file, RunRecord& record) {
 void write_per_class(hid_t file, const std::vector<ClassMetrics>& metrics) {
   std::size_t width = 1;
   for (const ClassMetrics& row : metrics) width = std::max(width, row.label.size());
-  const Layout layout({{"label", ColumnType::kText, width, "the class's name"},
-                       {"support", ColumnType::kI64, 0, "validation tiles that are truly of the class"},
-                       {"precision", ColumnType::kF64, 0, "correct / predicted as the class (0..1)"},
-                       {"recall", ColumnType::kF64, 0, "correct / support (0..1)"},
-                       {"f1", ColumnType::kF64, 0, "harmonic mean of precision and recall (0..1)"}});
-  hdf5::write_table(file, "per_class", layout, metrics.size(), "of the kept epoch, one row a class, in index order",
+  const Layout layout(
+      {{"label", ColumnType::kText, width, "the class's name"},
+       {"support", ColumnType::kI64, 0, "validation tiles that are truly of the class"},
+       {"precision", ColumnType::kF64, 0, "correct / predicted as the class (0..1)"},
+       {"recall", ColumnType::kF64, 0, "correct / support (0..1)"},
+       {"f1", ColumnType::kF64, 0, "harmonic mean of precision and recall (0..1)"}});
+  hdf5::write_table(file, "per_class", layout, metrics.size(),
+                    "of the kept epoch, one row a class, in index order",
                     [&](std::uint64_t i, std::byte* row) {
                       layout.put(row, 0, std::string_view(metrics[i].label));
                       layout.put(row, 1, metrics[i].support);
@@ -112,10 +118,14 @@ std::string setting(const Settings& settings, std::string_view name) {
 
 std::string_view to_string(RunStatus status) {
   switch (status) {
-    case RunStatus::kRunning: return "running";
-    case RunStatus::kInterrupted: return "interrupted";
-    case RunStatus::kComplete: return "complete";
-    case RunStatus::kFailed: return "failed";
+    case RunStatus::kRunning:
+      return "running";
+    case RunStatus::kInterrupted:
+      return "interrupted";
+    case RunStatus::kComplete:
+      return "complete";
+    case RunStatus::kFailed:
+      return "failed";
   }
   return "failed";
 }
@@ -125,9 +135,10 @@ void write_run_record(const Path& path, RunRecord& record) {
   if (record.created.empty()) record.created = record.updated;
   if (record.git_commit.empty()) record.git_commit = git_commit();
   const std::size_t classes = record.classes.size();
-  record.confusion = record.validation.labels.empty()
-                         ? std::vector<std::int64_t>(classes * classes)
-                         : confusion_matrix(record.validation.labels, record.validation.predicted, classes);
+  record.confusion =
+      record.validation.labels.empty()
+          ? std::vector<std::int64_t>(classes * classes)
+          : confusion_matrix(record.validation.labels, record.validation.predicted, classes);
   write_record("write run record", path, [&](hid_t file) {
     hdf5::write_attribute(file, "schema", std::string_view(kSchema));
     hdf5::write_attribute(file, "schema_version", kVersion);
@@ -141,8 +152,9 @@ void write_run_record(const Path& path, RunRecord& record) {
     hdf5::write_settings(file, "environment", record.environment, "what the run ran on and with");
     hdf5::write_strings(file, "classes", record.classes, "class names, in index order");
     write_epochs(file, record);
-    hdf5::write_matrix(file, "confusion", record.confusion, classes,
-                       "validation tiles of the kept epoch: rows true class, columns predicted, in index order");
+    hdf5::write_matrix(
+        file, "confusion", record.confusion, classes,
+        "validation tiles of the kept epoch: rows true class, columns predicted, in index order");
     write_per_class(file, class_metrics(record.confusion, record.classes));
     const hdf5::Group predictions = hdf5::create_group(file, "predictions");
     write_predictions(predictions, "validation", record.validation, {}, record.classes,

@@ -84,15 +84,17 @@ void write_score_record(const Path& path, ScoreRecord& record) {
   });
 }
 
-void write_score_features(const Path& path, const ScoreRecord& record, std::span<const float> features,
-                          std::size_t width) {
+void write_score_features(const Path& path, const ScoreRecord& record,
+                          std::span<const float> features, std::size_t width) {
   write_record("write features", path, [&](hid_t id) {
     hdf5::write_attribute(id, "schema", std::string_view("quadrat-score-features"));
     hdf5::write_attribute(id, "schema_version", kVersion);
     hdf5::write_settings(id, "config", record.config, "options as used");
     hdf5::write_settings(id, "environment", record.environment, "what it was computed with");
-    hdf5::write_strings(id, "tiles", record.predictions.tiles, "path below the folder of tiles, one a row of /features");
-    hdf5::write_floats(id, "features", features, width, "what the network's last layer saw, one row a tile");
+    hdf5::write_strings(id, "tiles", record.predictions.tiles,
+                        "path below the folder of tiles, one a row of /features");
+    hdf5::write_floats(id, "features", features, width,
+                       "what the network's last layer saw, one row a tile");
   });
 }
 

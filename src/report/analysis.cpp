@@ -9,7 +9,8 @@ namespace quadrat::report {
 
 std::optional<Merged> merge_as_sample(const std::vector<std::int64_t>& confusion,
                                       const std::vector<std::string>& classes) {
-  static const std::vector<std::string> kSample{"Barren", "Cultivated", "Developed", "Forest", "Herbaceous", "Shrub"};
+  static const std::vector<std::string> kSample{"Barren", "Cultivated", "Developed",
+                                                "Forest", "Herbaceous", "Shrub"};
   if (classes != kSample) return std::nullopt;
   Merged merged{{"Developed", "Cultivated", "Undeveloped"}, std::vector<std::int64_t>(9)};
   constexpr std::size_t kMergedOf[] = {2, 1, 0, 2, 2, 2};
@@ -47,13 +48,14 @@ Calibration calibrate(const Predictions& predictions, std::size_t classes, std::
     const auto tiles = static_cast<double>(bin.tiles);
     bin.confidence /= tiles;
     bin.accuracy /= tiles;
-    result.expected_error +=
-        tiles / static_cast<double>(predictions.tiles.size()) * std::abs(bin.confidence - bin.accuracy);
+    result.expected_error += tiles / static_cast<double>(predictions.tiles.size()) *
+                             std::abs(bin.confidence - bin.accuracy);
   }
   return result;
 }
 
-std::vector<std::size_t> confident_mistakes(const Predictions& predictions, std::size_t classes, std::size_t at_most) {
+std::vector<std::size_t> confident_mistakes(const Predictions& predictions, std::size_t classes,
+                                            std::size_t at_most) {
   assert(predictions.labels.size() == predictions.tiles.size());
   std::vector<std::size_t> wrong;
   for (std::size_t i = 0; i < predictions.tiles.size(); ++i) {

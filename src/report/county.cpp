@@ -15,7 +15,8 @@ namespace quadrat::report {
 
 namespace {
 
-constexpr std::uint64_t kMaxCells = 400'000'000;  ///< the contiguous United States in tiles, with room to spare
+constexpr std::uint64_t kMaxCells =
+    400'000'000;  ///< the contiguous United States in tiles, with room to spare
 
 bool is_place(const TileCorners& c) {
   return std::isfinite(c.llcrnrlat) && std::isfinite(c.llcrnrlon) && std::isfinite(c.urcrnrlat) &&
@@ -34,7 +35,8 @@ struct Projected {
   std::vector<geo::Point> lower_left;
   std::vector<geo::Point> upper_right;
   double side = 0;
-  double tilt = std::numeric_limits<double>::infinity();  ///< how far from upright and square, in radians
+  double tilt =
+      std::numeric_limits<double>::infinity();  ///< how far from upright and square, in radians
 };
 
 Projected project(const std::vector<TileCorners>& corners, const std::string& crs) {
@@ -78,16 +80,18 @@ std::vector<TileCorners> some_of(const std::vector<TileCorners>& corners) {
 
 /// Where most tiles' edges lie within a side, so that the grid follows the largest image exactly.
 double common_offset(const std::vector<geo::Point>& points, double geo::Point::*axis, double side) {
-  // A circular mean would lie between two images' grids; the median of what lies around the fullest of 64 slots does
-  // not.
+  // A circular mean would lie between two images' grids; the median of what lies around the fullest
+  // of 64 slots does not.
   constexpr std::size_t kSlots = 64;
   std::vector<std::size_t> counts(kSlots);
   const auto phase = [&](const geo::Point& point) {
     const double share = point.*axis / side;
     return share - std::floor(share);
   };
-  for (const geo::Point& point : points) ++counts[std::min<std::size_t>(static_cast<std::size_t>(phase(point) * kSlots), kSlots - 1)];
-  const auto fullest = static_cast<double>(std::max_element(counts.begin(), counts.end()) - counts.begin());
+  for (const geo::Point& point : points)
+    ++counts[std::min<std::size_t>(static_cast<std::size_t>(phase(point) * kSlots), kSlots - 1)];
+  const auto fullest =
+      static_cast<double>(std::max_element(counts.begin(), counts.end()) - counts.begin());
   const double centre = (fullest + 0.5) / kSlots;
   std::vector<double> near;
   for (const geo::Point& point : points) {
@@ -106,7 +110,8 @@ TileGrid find_grid(const std::vector<TileCorners>& corners) {
   };
   if (corners.empty()) throw refuse("no tile has corners");
   for (std::size_t i = 0; i < corners.size(); ++i) {
-    if (!is_place(corners[i])) throw refuse(fmt::format("the corners of tile {} are no place on earth", i));
+    if (!is_place(corners[i]))
+      throw refuse(fmt::format("the corners of tile {} are no place on earth", i));
   }
   const std::vector<TileCorners> sample = some_of(corners);
   std::vector<double> lons;
@@ -126,11 +131,13 @@ TileGrid find_grid(const std::vector<TileCorners>& corners) {
   Projected best;
   for (const std::string& crs : candidates) {
     Projected projected = project(sample, crs);
-    // Another projection must be clearly straighter than the zone the tiles lie in: 0.2 milliradians are 5 cm a tile.
+    // Another projection must be clearly straighter than the zone the tiles lie in: 0.2
+    // milliradians are 5 cm a tile.
     if (projected.tilt < best.tilt - 2e-4) best = std::move(projected);
   }
   constexpr double kMaxTilt = 0.05;
-  if (!(best.tilt < kMaxTilt) || !(best.side > 0)) throw refuse("they are not squares that stand upright in any projection tried");
+  if (!(best.tilt < kMaxTilt) || !(best.side > 0))
+    throw refuse("they are not squares that stand upright in any projection tried");
   const Projected all = project(corners, best.crs);
 
   TileGrid grid;
@@ -164,20 +171,26 @@ TileGrid find_grid(const std::vector<TileCorners>& corners) {
   std::vector<double> lefts;
   std::vector<double> bottoms;
   for (std::size_t i = 0; i < places.size(); ++i) {
-    const double left = all.lower_left[i].x - static_cast<double>(places[i][0] - min_x) * grid.side_m;
-    const double bottom = all.lower_left[i].y - static_cast<double>(places[i][1] - min_y) * grid.side_m;
-    if (std::abs(left - (x0 + static_cast<double>(min_x) * grid.side_m)) < 0.05 * grid.side_m) lefts.push_back(left);
+    const double left =
+        all.lower_left[i].x - static_cast<double>(places[i][0] - min_x) * grid.side_m;
+    const double bottom =
+        all.lower_left[i].y - static_cast<double>(places[i][1] - min_y) * grid.side_m;
+    if (std::abs(left - (x0 + static_cast<double>(min_x) * grid.side_m)) < 0.05 * grid.side_m)
+      lefts.push_back(left);
     if (std::abs(bottom - (y0 + static_cast<double>(min_y) * grid.side_m)) < 0.05 * grid.side_m) {
       bottoms.push_back(bottom);
     }
   }
-  grid.left = lefts.empty() ? x0 + static_cast<double>(min_x) * grid.side_m : median(std::move(lefts));
-  const double bottom = bottoms.empty() ? y0 + static_cast<double>(min_y) * grid.side_m : median(std::move(bottoms));
+  grid.left =
+      lefts.empty() ? x0 + static_cast<double>(min_x) * grid.side_m : median(std::move(lefts));
+  const double bottom =
+      bottoms.empty() ? y0 + static_cast<double>(min_y) * grid.side_m : median(std::move(bottoms));
   grid.top = bottom + static_cast<double>(height) * grid.side_m;
   grid.tile_at.assign(width * height, TileGrid::kNoTile);
   for (std::size_t i = 0; i < places.size(); ++i) {
-    const auto cell = static_cast<std::uint32_t>(static_cast<std::uint64_t>(max_y - places[i][1]) * width +
-                                                 static_cast<std::uint64_t>(places[i][0] - min_x));
+    const auto cell =
+        static_cast<std::uint32_t>(static_cast<std::uint64_t>(max_y - places[i][1]) * width +
+                                   static_cast<std::uint64_t>(places[i][0] - min_x));
     grid.cell_of.push_back(cell);
     if (grid.tile_at[cell] != TileGrid::kNoTile) {
       ++grid.covered;
@@ -188,7 +201,8 @@ TileGrid find_grid(const std::vector<TileCorners>& corners) {
   return grid;
 }
 
-std::vector<std::uint16_t> smooth(const TileGrid& grid, const std::vector<std::uint16_t>& classes_of_tiles,
+std::vector<std::uint16_t> smooth(const TileGrid& grid,
+                                  const std::vector<std::uint16_t>& classes_of_tiles,
                                   std::size_t classes) {
   std::vector<std::uint16_t> result(classes_of_tiles.size());
   std::vector<int> votes(classes);
@@ -197,9 +211,10 @@ std::vector<std::uint16_t> smooth(const TileGrid& grid, const std::vector<std::u
     const std::int64_t column = grid.cell_of[i] % grid.width;
     const std::int64_t row = grid.cell_of[i] / grid.width;
     const std::uint16_t own = classes_of_tiles[i];
-    for (std::int64_t y = std::max<std::int64_t>(row - 1, 0); y <= std::min<std::int64_t>(row + 1, grid.height - 1); ++y) {
-      for (std::int64_t x = std::max<std::int64_t>(column - 1, 0); x <= std::min<std::int64_t>(column + 1, grid.width - 1);
-           ++x) {
+    for (std::int64_t y = std::max<std::int64_t>(row - 1, 0);
+         y <= std::min<std::int64_t>(row + 1, grid.height - 1); ++y) {
+      for (std::int64_t x = std::max<std::int64_t>(column - 1, 0);
+           x <= std::min<std::int64_t>(column + 1, grid.width - 1); ++x) {
         const std::int32_t tile = grid.tile_at[static_cast<std::size_t>(y * grid.width + x)];
         if (tile != TileGrid::kNoTile) ++votes[classes_of_tiles[static_cast<std::size_t>(tile)]];
       }
@@ -212,13 +227,15 @@ std::vector<std::uint16_t> smooth(const TileGrid& grid, const std::vector<std::u
 
 std::vector<Pair> match(const ScoreRecord& before, const ScoreRecord& after, const TileGrid* grid) {
   if (before.classes != after.classes) {
-    throw InputError("compare two years", "", fmt::format("one has the classes {}, the other {}",
-                                                          enumerate(before.classes), enumerate(after.classes)),
+    throw InputError("compare two years", "",
+                     fmt::format("one has the classes {}, the other {}", enumerate(before.classes),
+                                 enumerate(after.classes)),
                      "score both with the same model");
   }
   std::vector<Pair> pairs;
   if (grid != nullptr && !before.corners.empty()) {
-    // On the later map's grid, by the middle of the earlier tile: a metre of rounding does not matter.
+    // On the later map's grid, by the middle of the earlier tile: a metre of rounding does not
+    // matter.
     std::vector<geo::Point> middles;
     for (const TileCorners& c : before.corners) {
       middles.push_back({0.5 * (c.llcrnrlon + c.urcrnrlon), 0.5 * (c.llcrnrlat + c.urcrnrlat)});
@@ -228,28 +245,35 @@ std::vector<Pair> match(const ScoreRecord& before, const ScoreRecord& after, con
       const double x = std::floor((middles[i].x - grid->left) / grid->side_m);
       const double y = std::floor((grid->top - middles[i].y) / grid->side_m);
       if (!(x >= 0 && y >= 0 && x < grid->width && y < grid->height)) continue;
-      const std::int32_t tile = grid->tile_at[static_cast<std::size_t>(y) * grid->width + static_cast<std::size_t>(x)];
+      const std::int32_t tile =
+          grid->tile_at[static_cast<std::size_t>(y) * grid->width + static_cast<std::size_t>(x)];
       if (tile != TileGrid::kNoTile) pairs.push_back({i, static_cast<std::size_t>(tile)});
     }
-    std::stable_sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.after < b.after; });
-    pairs.erase(std::unique(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.after == b.after; }),
+    std::stable_sort(pairs.begin(), pairs.end(),
+                     [](const Pair& a, const Pair& b) { return a.after < b.after; });
+    pairs.erase(std::unique(pairs.begin(), pairs.end(),
+                            [](const Pair& a, const Pair& b) { return a.after == b.after; }),
                 pairs.end());
   } else {
     std::unordered_map<std::string_view, std::size_t> named;
-    for (std::size_t i = 0; i < before.predictions.tiles.size(); ++i) named.emplace(before.predictions.tiles[i], i);
+    for (std::size_t i = 0; i < before.predictions.tiles.size(); ++i)
+      named.emplace(before.predictions.tiles[i], i);
     for (std::size_t i = 0; i < after.predictions.tiles.size(); ++i) {
       const auto found = named.find(after.predictions.tiles[i]);
       if (found != named.end()) pairs.push_back({found->second, i});
     }
   }
   if (pairs.empty()) {
-    throw InputError("compare two years", "", "they have no tile in common", "are both of the same county?");
+    throw InputError("compare two years", "", "they have no tile in common",
+                     "are both of the same county?");
   }
   return pairs;
 }
 
-std::vector<std::int64_t> transitions(const std::vector<Pair>& pairs, const std::vector<std::uint16_t>& before,
-                                      const std::vector<std::uint16_t>& after, std::size_t classes) {
+std::vector<std::int64_t> transitions(const std::vector<Pair>& pairs,
+                                      const std::vector<std::uint16_t>& before,
+                                      const std::vector<std::uint16_t>& after,
+                                      std::size_t classes) {
   std::vector<std::int64_t> counts(classes * classes);
   for (const Pair& pair : pairs) ++counts[before[pair.before] * classes + after[pair.after]];
   return counts;
@@ -286,7 +310,8 @@ void add_corners(ScoreRecord& record, const Path& tile_summaries) {
       throw InputError("read tile corners", tile_summaries.native(),
                        fmt::format("line {} has not a name and four numbers", number));
     }
-    if (line.size() >= 2 && line.front() == '"' && line.back() == '"') line = line.substr(1, line.size() - 2);
+    if (line.size() >= 2 && line.front() == '"' && line.back() == '"')
+      line = line.substr(1, line.size() - 2);
     corners.emplace(line, TileCorners{values[0], values[1], values[2], values[3]});
   }
   record.corners.clear();
@@ -294,7 +319,8 @@ void add_corners(ScoreRecord& record, const Path& tile_summaries) {
     const auto found = corners.find(tile);
     if (found == corners.end()) {
       throw InputError("find the corners of tile", printable(tile, 200),
-                       fmt::format("'{}' has {} tiles, this is none of them", tile_summaries.native(), corners.size()),
+                       fmt::format("'{}' has {} tiles, this is none of them",
+                                   tile_summaries.native(), corners.size()),
                        "name the tile_summaries.csv that quadrat-cut wrote beside these tiles");
     }
     record.corners.push_back(found->second);

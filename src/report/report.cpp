@@ -32,7 +32,8 @@ void require_there(const char* what, const std::string& name, const Path& path) 
     there.push_back(it->path().filename().string());
   }
   const std::string near = closest(name, there);
-  throw InputError(fmt::format("find {}", what), name, fmt::format("there is no '{}'", path.native()),
+  throw InputError(fmt::format("find {}", what), name,
+                   fmt::format("there is no '{}'", path.native()),
                    near.empty() ? "" : fmt::format("did you mean '{}'?", near));
 }
 
@@ -57,7 +58,8 @@ County load_county(const ReportOptions& options, std::vector<std::string>& notes
   if (!options.tile_summaries.empty()) add_corners(county.record, options.tile_summaries);
   if (!county.record.corners.empty()) {
     county.grid = find_grid(county.record.corners);
-    county.smoothed = smooth(*county.grid, county.record.predictions.predicted, county.record.classes.size());
+    county.smoothed =
+        smooth(*county.grid, county.record.predictions.predicted, county.record.classes.size());
   }
   if (options.versus.empty()) return county;
   county.before = load_scores(options, options.versus);
@@ -70,49 +72,65 @@ County load_county(const ReportOptions& options, std::vector<std::string>& notes
   county.pairs = match(*county.before, county.record, county.grid ? &*county.grid : nullptr);
   if (county.grid && !county.before->corners.empty()) {
     const TileGrid grid = find_grid(county.before->corners);
-    county.smoothed_before = smooth(grid, county.before->predictions.predicted, county.before->classes.size());
+    county.smoothed_before =
+        smooth(grid, county.before->predictions.predicted, county.before->classes.size());
   }
   const std::size_t alone = county.record.predictions.tiles.size() - county.pairs.size();
-  if (alone > 0) notes.push_back(fmt::format("{} tiles of {} are not in {}", alone, county.name, county.before_name));
+  if (alone > 0)
+    notes.push_back(
+        fmt::format("{} tiles of {} are not in {}", alone, county.name, county.before_name));
   return county;
 }
 
 std::string status_badge(const std::string& what, RunStatus status) {
   if (status == RunStatus::kComplete) return "";
-  return fmt::format("<p class=\"badge\">{} is {}: what follows is how far it has come.</p>", what, to_string(status));
+  return fmt::format("<p class=\"badge\">{} is {}: what follows is how far it has come.</p>", what,
+                     to_string(status));
 }
 
-std::string page(const std::string& title, const std::string& lede, const std::string& badges, const std::vector<Figure>& figures,
-                 const std::vector<Section>& sections, const std::string& settings, const std::vector<std::string>& notes) {
+std::string page(const std::string& title, const std::string& lede, const std::string& badges,
+                 const std::vector<Figure>& figures, const std::vector<Section>& sections,
+                 const std::string& settings, const std::vector<std::string>& notes) {
   std::string nav, body, head;
   for (const Section& section : sections) {
     nav += fmt::format("<li><a href=\"#{}\">{}</a></li>", section.id, escape(section.short_title));
-    body += fmt::format("<section id=\"{0}\" aria-labelledby=\"{0}-title\"><h2 id=\"{0}-title\">{1}</h2>{2}</section>\n",
-                        section.id, escape(section.title), section.html);
+    body += fmt::format(
+        "<section id=\"{0}\" aria-labelledby=\"{0}-title\"><h2 "
+        "id=\"{0}-title\">{1}</h2>{2}</section>\n",
+        section.id, escape(section.title), section.html);
   }
   for (const Figure& figure : figures) {
-    head += fmt::format("<div><dt>{}</dt><dd>{}</dd></div>", escape(figure.label), escape(figure.value));
+    head += fmt::format("<div><dt>{}</dt><dd>{}</dd></div>", escape(figure.label),
+                        escape(figure.value));
   }
   std::string remarks;
   for (const std::string& note : notes) remarks += fmt::format("<li>{}</li>", escape(note));
   if (!remarks.empty()) remarks = "<ul class=\"notes\">" + remarks + "</ul>";
   return fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{}</title>\n<style>\n{}</style>\n</head>\n"
-      "<body>\n<a class=\"skip\" href=\"#content\">To the content</a>\n<header><h1>{}</h1><p class=\"lede\">{}</p>{}<dl class=\"figures\">{}</dl>"
+      "<meta name=\"viewport\" content=\"width=device-width, "
+      "initial-scale=1\">\n<title>{}</title>\n<style>\n{}</style>\n</head>\n"
+      "<body>\n<a class=\"skip\" href=\"#content\">To the content</a>\n<header><h1>{}</h1><p "
+      "class=\"lede\">{}</p>{}<dl class=\"figures\">{}</dl>"
       "<nav aria-label=\"Parts of this page\"><ul>{}</ul></nav></header>\n<main id=\"content\">\n{}"
-      "<section id=\"settings\" aria-labelledby=\"settings-title\"><h2 id=\"settings-title\">Settings</h2>{}</section>\n</main>\n"
-      "<footer>{}<p>Made by quadrat-report {} on {}.</p></footer>\n<script>\n{}</script>\n</body>\n</html>\n",
-      escape(title), kPageStyle, escape(title), lede, badges, head, nav + "<li><a href=\"#settings\">Settings</a></li>", body,
-      settings, remarks, version(), utc_now().substr(0, 10), kPageScript);
+      "<section id=\"settings\" aria-labelledby=\"settings-title\"><h2 "
+      "id=\"settings-title\">Settings</h2>{}</section>\n</main>\n"
+      "<footer>{}<p>Made by quadrat-report {} on "
+      "{}.</p></footer>\n<script>\n{}</script>\n</body>\n</html>\n",
+      escape(title), kPageStyle, escape(title), lede, badges, head,
+      nav + "<li><a href=\"#settings\">Settings</a></li>", body, settings, remarks, version(),
+      utc_now().substr(0, 10), kPageScript);
 }
 
 }  // namespace
 
 ReportResult write_report(const ReportOptions& options) {
-  if (options.run.empty() && options.scores.empty()) throw UsageError("name what to report on: --run NAME, --scores NAME or both");
-  if (!options.versus.empty() && options.scores.empty()) throw UsageError("--versus needs --scores NAME, the later map to compare with");
-  if (!options.tile_summaries.empty() && options.scores.empty()) throw UsageError("--tile_summaries needs --scores NAME, whose tiles it places");
+  if (options.run.empty() && options.scores.empty())
+    throw UsageError("name what to report on: --run NAME, --scores NAME or both");
+  if (!options.versus.empty() && options.scores.empty())
+    throw UsageError("--versus needs --scores NAME, the later map to compare with");
+  if (!options.tile_summaries.empty() && options.scores.empty())
+    throw UsageError("--tile_summaries needs --scores NAME, whose tiles it places");
   if (options.output.empty()) throw UsageError("--output is missing (see --help)");
 
   ReportResult result;
@@ -136,24 +154,31 @@ ReportResult write_report(const ReportOptions& options) {
     figures = county_figures(*county);
     sections = county_sections(*county, result.notes);
     files = write_county_files(*county, options.output, result.notes);
-    settings += settings_section(fmt::format("Scoring of {}", county->name), county->record.config, county->record.environment);
+    settings += settings_section(fmt::format("Scoring of {}", county->name), county->record.config,
+                                 county->record.environment);
   }
   if (run) {
     const std::string name = run->name.empty() ? display_name(options.run) : run->name;
     if (title.empty()) title = fmt::format("Training run {}", name);
-    lede = fmt::format("Model <b>{}</b>{}{}, {}.", escape(name), model_of(*run).empty() ? "" : ": ", escape(model_of(*run)),
-                       run->created.empty() ? "undated" : "begun " + escape(run->created.substr(0, 10)));
+    lede = fmt::format(
+        "Model <b>{}</b>{}{}, {}.", escape(name), model_of(*run).empty() ? "" : ": ",
+        escape(model_of(*run)),
+        run->created.empty() ? "undated" : "begun " + escape(run->created.substr(0, 10)));
     badges += status_badge("The training of " + escape(name), run->status);
     const std::vector<Figure> more = run_figures(*run);
     figures.insert(county ? figures.end() : figures.begin(), more.begin(), more.end());
-    const Path tiles = options.validation.empty() ? Path(setting(run->config, "validation")) : options.validation;
-    for (Section& section : run_sections(*run, tiles, result.notes)) sections.push_back(std::move(section));
-    settings += settings_section(fmt::format("Training of {}", name), run->config, run->environment);
+    const Path tiles =
+        options.validation.empty() ? Path(setting(run->config, "validation")) : options.validation;
+    for (Section& section : run_sections(*run, tiles, result.notes))
+      sections.push_back(std::move(section));
+    settings +=
+        settings_section(fmt::format("Training of {}", name), run->config, run->environment);
   } else {
     const std::string model = setting(county->record.config, "output_model_name");
     lede = model.empty() ? "" : fmt::format("Classified by model <b>{}</b>.", escape(model));
   }
-  if (county && !county->record.rejected.empty()) sections.push_back(rejected_section(county->record));
+  if (county && !county->record.rejected.empty())
+    sections.push_back(rejected_section(county->record));
   const Path index = options.output / "index.html";
   write_file(index, page(title, lede, badges, figures, sections, settings, result.notes));
   result.files.push_back(index);

@@ -25,25 +25,26 @@ struct MetricInfo {
   const char* name;
   double EpochRow::*member;
 };
-constexpr std::array<MetricInfo, 4> kMetrics{{{Metric::kValidationError, "validation_error", &EpochRow::validation_error},
-                                              {Metric::kValidationLoss, "validation_loss", &EpochRow::validation_loss},
-                                              {Metric::kTrainError, "train_error", &EpochRow::train_error},
-                                              {Metric::kTrainLoss, "train_loss", &EpochRow::train_loss}}};
+constexpr std::array<MetricInfo, 4> kMetrics{
+    {{Metric::kValidationError, "validation_error", &EpochRow::validation_error},
+     {Metric::kValidationLoss, "validation_loss", &EpochRow::validation_loss},
+     {Metric::kTrainError, "train_error", &EpochRow::train_error},
+     {Metric::kTrainLoss, "train_loss", &EpochRow::train_loss}}};
 
 const MetricInfo& info(Metric metric) { return kMetrics[static_cast<std::size_t>(metric)]; }
 
 /// Settings that say where or under what name, not what was trained.
 const std::set<std::string, std::less<>> kNotWhatWasTrained{
-    "seed",    "output_model_name", "runs",     "resume",       "scratch",        "features",
-    "log_interval", "config_filename",  "tile_store", "memory_limit"};
+    "seed",         "output_model_name", "runs",       "resume",      "scratch", "features",
+    "log_interval", "config_filename",   "tile_store", "memory_limit"};
 
 std::string missing(const Path& folder) {
   std::error_code error;
   return fs::exists(folder / "run.h5", error) ? "" : "there is no run.h5 in it";
 }
 
-/// Asks the system to fetch the files meanwhile: hundreds of small reads one after the other are what a list waits
-/// for on a disk or over NFS.
+/// Asks the system to fetch the files meanwhile: hundreds of small reads one after the other are
+/// what a list waits for on a disk or over NFS.
 void fetch_ahead(const Path& runs, const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     const int fd = ::open((runs / name / "run.h5").c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -87,12 +88,15 @@ Metric metric_from(std::string_view option, const std::string& name) {
   for (const MetricInfo& metric : kMetrics) {
     if (metric.name == name) return metric.metric;
   }
-  throw UsageError(fmt::format("{} is '{}', but must be one of {}", option, printable(name), enumerate(metric_names())));
+  throw UsageError(fmt::format("{} is '{}', but must be one of {}", option, printable(name),
+                               enumerate(metric_names())));
 }
 
 std::string_view to_string(Metric metric) { return info(metric).name; }
 
-bool is_error(Metric metric) { return metric == Metric::kValidationError || metric == Metric::kTrainError; }
+bool is_error(Metric metric) {
+  return metric == Metric::kValidationError || metric == Metric::kTrainError;
+}
 
 double value_of(const EpochRow& epoch, Metric metric) { return epoch.*info(metric).member; }
 
@@ -121,11 +125,14 @@ RunRecord load_run(const Path& runs, const std::string& name, bool whole) {
   if (!fs::exists(path, error)) {
     const std::vector<std::string> there = folders_in(runs);
     if (std::find(there.begin(), there.end(), name) != there.end()) {
-      throw InputError("read run", name, fmt::format("there is no '{}'", path.native()), "has it started?");
+      throw InputError("read run", name, fmt::format("there is no '{}'", path.native()),
+                       "has it started?");
     }
     const std::string near = closest(name, there);
-    throw InputError("find run", name, fmt::format("there is no folder of that name in '{}'", runs.native()),
-                     near.empty() ? "'quadrat-runs list' shows what there is" : fmt::format("did you mean '{}'?", near));
+    throw InputError("find run", name,
+                     fmt::format("there is no folder of that name in '{}'", runs.native()),
+                     near.empty() ? "'quadrat-runs list' shows what there is"
+                                  : fmt::format("did you mean '{}'?", near));
   }
   return whole ? read_run_record(path) : read_run_summary(path);
 }
@@ -142,9 +149,10 @@ const EpochRow* best_epoch(const RunRecord& run, Metric metric) {
 void sort_by_metric(std::vector<RunEntry>& entries, Metric metric) {
   const auto key = [&](const RunEntry& entry) {
     const EpochRow* best = best_epoch(entry.record, metric);
-    return std::make_tuple(!entry.problem.empty(),
-                           best == nullptr ? std::numeric_limits<double>::infinity() : value_of(*best, metric),
-                           std::string_view(entry.name));
+    return std::make_tuple(
+        !entry.problem.empty(),
+        best == nullptr ? std::numeric_limits<double>::infinity() : value_of(*best, metric),
+        std::string_view(entry.name));
   };
   std::stable_sort(entries.begin(), entries.end(),
                    [&](const RunEntry& a, const RunEntry& b) { return key(a) < key(b); });

@@ -28,18 +28,24 @@ std::string thumbnail_uri(const Path& path) {
   const std::uint32_t height = std::min(image.height_px, kThumbnail);
   std::vector<std::uint8_t> small;
   small.reserve(std::size_t{3} * width * height);
-  const auto part = [](std::uint64_t i, std::uint64_t from, std::uint64_t to) { return i * from / to; };
+  const auto part = [](std::uint64_t i, std::uint64_t from, std::uint64_t to) {
+    return i * from / to;
+  };
   for (std::uint32_t y = 0; y < height; ++y) {
     for (std::uint32_t x = 0; x < width; ++x) {
       std::uint64_t sums[3] = {0, 0, 0};
       std::uint64_t count = 0;
-      for (std::uint64_t v = part(y, image.height_px, height); v < part(y + 1, image.height_px, height); ++v) {
-        for (std::uint64_t u = part(x, image.width_px, width); u < part(x + 1, image.width_px, width); ++u) {
-          for (std::size_t c = 0; c < 3; ++c) sums[c] += image.rgb[3 * (v * image.width_px + u) + c];
+      for (std::uint64_t v = part(y, image.height_px, height);
+           v < part(y + 1, image.height_px, height); ++v) {
+        for (std::uint64_t u = part(x, image.width_px, width);
+             u < part(x + 1, image.width_px, width); ++u) {
+          for (std::size_t c = 0; c < 3; ++c)
+            sums[c] += image.rgb[3 * (v * image.width_px + u) + c];
           ++count;
         }
       }
-      for (const std::uint64_t sum : sums) small.push_back(static_cast<std::uint8_t>((sum + count / 2) / count));
+      for (const std::uint64_t sum : sums)
+        small.push_back(static_cast<std::uint8_t>((sum + count / 2) / count));
     }
   }
   return png_uri(small, width, height);
@@ -48,14 +54,17 @@ std::string thumbnail_uri(const Path& path) {
 /// A name from a record, which must not lead out of the folder.
 bool stays_inside(const std::string& name) {
   const Path path(name);
-  return !name.empty() && path.is_relative() && std::none_of(path.begin(), path.end(), [](const Path& part) { return part == ".."; });
+  return !name.empty() && path.is_relative() &&
+         std::none_of(path.begin(), path.end(), [](const Path& part) { return part == ".."; });
 }
 
 Section curves(const RunRecord& run) {
   Section section{"training", "Training", "Training", ""};
   section.html = "<div class=\"charts\">" +
-                 curve_chart(run, &EpochRow::train_error, &EpochRow::validation_error, "Error, share of tiles misclassified", true) +
-                 curve_chart(run, &EpochRow::train_loss, &EpochRow::validation_loss, "Loss, cross-entropy in nats", false) +
+                 curve_chart(run, &EpochRow::train_error, &EpochRow::validation_error,
+                             "Error, share of tiles misclassified", true) +
+                 curve_chart(run, &EpochRow::train_loss, &EpochRow::validation_loss,
+                             "Loss, cross-entropy in nats", false) +
                  "</div>";
   return section;
 }
@@ -63,15 +72,19 @@ Section curves(const RunRecord& run) {
 Section confusion(const RunRecord& run) {
   Section section{"confusion", "Confusion", "What is taken for what", ""};
   section.html = fmt::format(
-      "<p class=\"intro\">Each row holds the validation tiles that truly are of one class; columns say what the model "
+      "<p class=\"intro\">Each row holds the validation tiles that truly are of one class; columns "
+      "say what the model "
       "made of them. Shading is the share of the row: blue where right, orange where wrong.</p>{}",
-      confusion_table(run.confusion, run.classes, "truth", "All classes: tiles, and share of the true class"));
+      confusion_table(run.confusion, run.classes, "truth",
+                      "All classes: tiles, and share of the true class"));
   if (const std::optional<Merged> merged = merge_as_sample(run.confusion, run.classes)) {
     section.html += fmt::format(
-        "<h3>Three classes</h3><p class=\"intro\">Barren, Forest, Herbaceous and Shrub as one, \u201cUndeveloped\u201d: "
+        "<h3>Three classes</h3><p class=\"intro\">Barren, Forest, Herbaceous and Shrub as one, "
+        "\u201cUndeveloped\u201d: "
         "<strong>{}</strong> right.</p>{}",
         percent(1 - error_of(merged->confusion, 3)),
-        confusion_table(merged->confusion, merged->classes, "truth", "Three classes: tiles, and share of the true class"));
+        confusion_table(merged->confusion, merged->classes, "truth",
+                        "Three classes: tiles, and share of the true class"));
   }
   return section;
 }
@@ -82,17 +95,23 @@ Section per_class(const RunRecord& run) {
   std::string rows;
   const std::vector<ClassMetrics> metrics = class_metrics(run.confusion, run.classes);
   const auto bar = [](double value) {
-    return fmt::format(R"(<td class="bar-cell"><span class="meter" style="--w:{:.1f}%"></span>{:.3f}</td>)", 100 * value, value);
+    return fmt::format(
+        R"(<td class="bar-cell"><span class="meter" style="--w:{:.1f}%"></span>{:.3f}</td>)",
+        100 * value, value);
   };
   for (std::size_t c = 0; c < metrics.size(); ++c) {
-    rows += fmt::format(R"(<tr><th scope="row"><i class="swatch" style="background:{}"></i>{}</th><td>{}</td>{}{}{}</tr>)",
-                        hex(colours[c]), escape(metrics[c].label), grouped(metrics[c].support), bar(metrics[c].precision),
-                        bar(metrics[c].recall), bar(metrics[c].f1));
+    rows += fmt::format(
+        R"(<tr><th scope="row"><i class="swatch" style="background:{}"></i>{}</th><td>{}</td>{}{}{}</tr>)",
+        hex(colours[c]), escape(metrics[c].label), grouped(metrics[c].support),
+        bar(metrics[c].precision), bar(metrics[c].recall), bar(metrics[c].f1));
   }
   section.html =
-      "<p class=\"intro\">Precision: of the tiles called a class, the share that is. Recall: of the tiles of a class, the "
+      "<p class=\"intro\">Precision: of the tiles called a class, the share that is. Recall: of "
+      "the tiles of a class, the "
       "share found. F1: their harmonic mean.</p>"
-      "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Metrics by class\"><table class=\"metrics\"><thead><tr><th scope=\"col\">class</th><th scope=\"col\">tiles</th><th scope=\"col\">precision</th>"
+      "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Metrics by class\"><table "
+      "class=\"metrics\"><thead><tr><th scope=\"col\">class</th><th scope=\"col\">tiles</th><th "
+      "scope=\"col\">precision</th>"
       "<th scope=\"col\">recall</th><th scope=\"col\">F1</th></tr></thead><tbody>" +
       rows + "</tbody></table></div>";
   return section;
@@ -104,21 +123,28 @@ Section calibration(const RunRecord& run) {
   std::string rows;
   for (const CalibrationBin& bin : result.bins) {
     if (bin.tiles == 0) continue;
-    rows += fmt::format("<tr><th scope=\"row\">{:.0f}\u2013{:.0f} %</th><td>{}</td><td>{}</td><td>{}</td></tr>", 100 * bin.low,
-                        100 * bin.high, grouped(bin.tiles), percent(bin.confidence), percent(bin.accuracy));
+    rows += fmt::format(
+        "<tr><th scope=\"row\">{:.0f}\u2013{:.0f} %</th><td>{}</td><td>{}</td><td>{}</td></tr>",
+        100 * bin.low, 100 * bin.high, grouped(bin.tiles), percent(bin.confidence),
+        percent(bin.accuracy));
   }
   section.html = fmt::format(
-      "<p class=\"intro\">Of the tiles the model is 80 % sure of, 80 % should be right: bars on the line. They are off it "
-      "by <strong>{:.1f} points</strong> on average (expected calibration error). Darker bars hold more tiles.</p>"
-      "<div class=\"pair\">{}<table class=\"numbers\"><thead><tr><th scope=\"col\">confidence</th><th scope=\"col\">tiles</th>"
-      "<th scope=\"col\">sure</th><th scope=\"col\">right</th></tr></thead><tbody>{}</tbody></table></div>",
+      "<p class=\"intro\">Of the tiles the model is 80 % sure of, 80 % should be right: bars on "
+      "the line. They are off it "
+      "by <strong>{:.1f} points</strong> on average (expected calibration error). Darker bars hold "
+      "more tiles.</p>"
+      "<div class=\"pair\">{}<table class=\"numbers\"><thead><tr><th "
+      "scope=\"col\">confidence</th><th scope=\"col\">tiles</th>"
+      "<th scope=\"col\">sure</th><th "
+      "scope=\"col\">right</th></tr></thead><tbody>{}</tbody></table></div>",
       100 * result.expected_error, calibration_chart(result), rows);
   return section;
 }
 
 Section mistakes(const RunRecord& run, const Path& tiles, std::vector<std::string>& notes) {
   Section section{"mistakes", "Mistakes", "Most confident mistakes", ""};
-  const std::vector<std::size_t> wrong = confident_mistakes(run.validation, run.classes.size(), kMistakes);
+  const std::vector<std::size_t> wrong =
+      confident_mistakes(run.validation, run.classes.size(), kMistakes);
   if (wrong.empty()) {
     section.html = "<p class=\"intro\">There is none: every validation tile is right.</p>";
     return section;
@@ -130,7 +156,8 @@ Section mistakes(const RunRecord& run, const Path& tiles, std::vector<std::strin
     std::string picture;
     if (!tiles.empty() && stays_inside(name)) {
       try {
-        picture = fmt::format(R"(<img src="{}" width="112" height="112" alt="" loading="lazy">)", thumbnail_uri(tiles / name));
+        picture = fmt::format(R"(<img src="{}" width="112" height="112" alt="" loading="lazy">)",
+                              thumbnail_uri(tiles / name));
       } catch (const Error&) {
         ++missing;
       }
@@ -140,16 +167,20 @@ Section mistakes(const RunRecord& run, const Path& tiles, std::vector<std::strin
     if (picture.empty()) picture = "<span class=\"no-picture\">no picture</span>";
     items += fmt::format(
         R"(<li>{}<p><b>{}</b>, not {}<br><span class="soft">{} sure</span></p><p class="file" title="{}">{}</p></li>)",
-        picture, escape(run.classes[run.validation.predicted[i]]), escape(run.classes[run.validation.labels[i]]),
+        picture, escape(run.classes[run.validation.predicted[i]]),
+        escape(run.classes[run.validation.labels[i]]),
         percent(confidence(run.validation, run.classes.size(), i), 0), escape(name),
         escape(Path(name).filename().string()));
   }
   if (missing > 0) {
-    notes.push_back(fmt::format("{} of {} pictures of mistakes were not found in '{}'; --validation says where the validation tiles are",
-                                missing, wrong.size(), tiles.native()));
+    notes.push_back(
+        fmt::format("{} of {} pictures of mistakes were not found in '{}'; --validation says where "
+                    "the validation tiles are",
+                    missing, wrong.size(), tiles.native()));
   }
   section.html = fmt::format(
-      "<p class=\"intro\">Where the model was surest and wrong: lookalikes, and tiles whose label may be. What the model "
+      "<p class=\"intro\">Where the model was surest and wrong: lookalikes, and tiles whose label "
+      "may be. What the model "
       "said comes first.</p><ul class=\"mistakes\">{}</ul>",
       items);
   return section;
@@ -159,28 +190,36 @@ Section mistakes(const RunRecord& run, const Path& tiles, std::vector<std::strin
 
 std::vector<Figure> run_figures(const RunRecord& run) {
   std::vector<Figure> figures;
-  const std::int64_t tiles = std::accumulate(run.confusion.begin(), run.confusion.end(), std::int64_t{0});
+  const std::int64_t tiles =
+      std::accumulate(run.confusion.begin(), run.confusion.end(), std::int64_t{0});
   if (tiles > 0) {
-    figures.push_back({percent(error_of(run.confusion, run.classes.size())), fmt::format("validation error, of {} tiles", grouped(tiles))});
+    figures.push_back({percent(error_of(run.confusion, run.classes.size())),
+                       fmt::format("validation error, of {} tiles", grouped(tiles))});
     if (const std::optional<Merged> merged = merge_as_sample(run.confusion, run.classes)) {
       figures.push_back({percent(error_of(merged->confusion, 3)), "error with three classes"});
     }
   } else if (const EpochRow* best = best_epoch(run, Metric::kValidationError); best != nullptr) {
     figures.push_back({percent(best->validation_error), "lowest validation error"});
   }
-  if (run.epochs.size() == 1) figures.push_back({percent(run.epochs[0].train_error), "training error"});
+  if (run.epochs.size() == 1)
+    figures.push_back({percent(run.epochs[0].train_error), "training error"});
   if (run.epochs.size() > 1) {
-    figures.push_back({fmt::format("{}", run.epochs.size()), run.kept_epoch > 0 ? fmt::format("epochs, number {} kept", run.kept_epoch) : "epochs"});
+    figures.push_back(
+        {fmt::format("{}", run.epochs.size()),
+         run.kept_epoch > 0 ? fmt::format("epochs, number {} kept", run.kept_epoch) : "epochs"});
   }
-  if (!run.epochs.empty()) figures.push_back({format_duration(total_seconds(run)), "training time"});
+  if (!run.epochs.empty())
+    figures.push_back({format_duration(total_seconds(run)), "training time"});
   return figures;
 }
 
-std::vector<Section> run_sections(const RunRecord& run, const Path& tiles, std::vector<std::string>& notes) {
+std::vector<Section> run_sections(const RunRecord& run, const Path& tiles,
+                                  std::vector<std::string>& notes) {
   std::vector<Section> sections;
   // A classifier on kept features has one row; a curve through one point says nothing.
   if (run.epochs.size() > 1) sections.push_back(curves(run));
-  const bool has_tiles = std::any_of(run.confusion.begin(), run.confusion.end(), [](std::int64_t count) { return count > 0; });
+  const bool has_tiles = std::any_of(run.confusion.begin(), run.confusion.end(),
+                                     [](std::int64_t count) { return count > 0; });
   if (has_tiles) {
     sections.push_back(confusion(run));
     sections.push_back(per_class(run));
@@ -193,16 +232,22 @@ std::vector<Section> run_sections(const RunRecord& run, const Path& tiles, std::
   return sections;
 }
 
-std::string settings_section(const std::string& title, const Settings& config, const Settings& environment) {
+std::string settings_section(const std::string& title, const Settings& config,
+                             const Settings& environment) {
   const auto list = [](const Settings& settings) {
     std::string html;
     for (const auto& [name, value] : settings) {
-      html += fmt::format("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), value.empty() ? "\u2013" : escape(value));
+      html += fmt::format("<div><dt>{}</dt><dd>{}</dd></div>", escape(name),
+                          value.empty() ? "\u2013" : escape(value));
     }
     return html;
   };
-  return fmt::format("<details><summary>{}</summary><dl class=\"settings\">{}{}</dl></details>", escape(title), list(config),
-                     environment.empty() ? "" : "<div class=\"break\"><dt>environment</dt><dd></dd></div>" + list(environment));
+  return fmt::format(
+      "<details><summary>{}</summary><dl class=\"settings\">{}{}</dl></details>", escape(title),
+      list(config),
+      environment.empty()
+          ? ""
+          : "<div class=\"break\"><dt>environment</dt><dd></dd></div>" + list(environment));
 }
 
 }  // namespace quadrat::report

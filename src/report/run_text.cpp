@@ -63,7 +63,8 @@ std::vector<TextCurve> curves_of(const std::vector<const RunEntry*>& entries, Me
   std::vector<TextCurve> curves;
   for (const RunEntry* entry : entries) {
     TextCurve curve{entry->name, {}};
-    for (const EpochRow& epoch : entry->record.epochs) curve.values.push_back(value_of(epoch, metric));
+    for (const EpochRow& epoch : entry->record.epochs)
+      curve.values.push_back(value_of(epoch, metric));
     curves.push_back(std::move(curve));
   }
   return curves;
@@ -83,7 +84,8 @@ TextCurve mean_curve(const RunGroup& group, Metric metric) {
     }
   }
   for (std::size_t i = 0; i < counts.size(); ++i) {
-    mean.values[i] = counts[i] == 0 ? std::nan("") : mean.values[i] / static_cast<double>(counts[i]);
+    mean.values[i] =
+        counts[i] == 0 ? std::nan("") : mean.values[i] / static_cast<double>(counts[i]);
   }
   return mean;
 }
@@ -105,7 +107,8 @@ std::string settings_text(const std::vector<RunGroup>& groups, const TextStyle& 
     std::vector<std::string> values;
     for (const RunEntry* entry : group.entries) {
       std::string text = printable(setting(entry->record.config, name), 200);
-      if (std::find(values.begin(), values.end(), text) == values.end()) values.push_back(std::move(text));
+      if (std::find(values.begin(), values.end(), text) == values.end())
+        values.push_back(std::move(text));
     }
     return fmt::format("{}", fmt::join(values, " "));
   };
@@ -127,14 +130,17 @@ std::string settings_text(const std::vector<RunGroup>& groups, const TextStyle& 
       ++last;
     }
     std::vector<std::string> header{""};
-    for (std::size_t i = first; i < last; ++i) header.push_back(shortened(readable[i]->name, kMaxCell));
+    for (std::size_t i = first; i < last; ++i)
+      header.push_back(shortened(readable[i]->name, kMaxCell));
     TextTable table(header);
     for (const std::string& name : names) {
       const std::string reference = value(*readable[0], name);
-      const bool differs = std::any_of(readable.begin(), readable.end(),
-                                       [&](const RunGroup* group) { return value(*group, name) != reference; });
+      const bool differs =
+          std::any_of(readable.begin(), readable.end(),
+                      [&](const RunGroup* group) { return value(*group, name) != reference; });
       std::vector<std::string> row{fmt::format("{} {}", differs ? '*' : ' ', printable(name, 60))};
-      for (std::size_t i = first; i < last; ++i) row.push_back(shortened(value(*readable[i], name), kMaxCell));
+      for (std::size_t i = first; i < last; ++i)
+        row.push_back(shortened(value(*readable[i], name), kMaxCell));
       table.add(std::move(row));
     }
     for (std::size_t i = 0; i < header.size(); ++i) table.align_left(i);
@@ -162,15 +168,16 @@ std::string confusion_text(const RunRecord& run, const TextStyle& style) {
 std::string per_class_text(const RunRecord& run, const TextStyle& style) {
   TextTable table({"class", "support", "precision", "recall", "F1"});
   for (const ClassMetrics& row : class_metrics(run.confusion, run.classes)) {
-    table.add({printable(row.label, 24), fmt::format("{}", row.support), fmt::format("{:.3f}", row.precision),
-               fmt::format("{:.3f}", row.recall), fmt::format("{:.3f}", row.f1)});
+    table.add({printable(row.label, 24), fmt::format("{}", row.support),
+               fmt::format("{:.3f}", row.precision), fmt::format("{:.3f}", row.recall),
+               fmt::format("{:.3f}", row.f1)});
   }
   return table.text(style.colour);
 }
 
 std::string epochs_table(const RunRecord& run, const TextStyle& style) {
-  TextTable table({"epoch", "train loss", "train error", "val. loss", "val. error", "learning rate", "time", "tiles/s",
-                   ""});
+  TextTable table({"epoch", "train loss", "train error", "val. loss", "val. error", "learning rate",
+                   "time", "tiles/s", ""});
   const EpochRow* best = best_epoch(run, Metric::kValidationError);
   // Long runs are thinned out: every n-th epoch, the best and the last.
   constexpr std::size_t kMaxRows = 30;
@@ -183,9 +190,11 @@ std::string epochs_table(const RunRecord& run, const TextStyle& style) {
     if (&row == best) note = "best";
     if (kept) note += note.empty() ? "kept" : ", kept";
     table.add({fmt::format("{}", row.epoch), fmt::format("{:.4f}", row.train_loss),
-               metric_text(row.train_error, Metric::kTrainError), fmt::format("{:.4f}", row.validation_loss),
-               metric_text(row.validation_error, Metric::kValidationError), fmt::format("{:.3g}", row.learning_rate),
-               format_duration(row.seconds), fmt::format("{:.1f}", row.tiles_per_s), note});
+               metric_text(row.train_error, Metric::kTrainError),
+               fmt::format("{:.4f}", row.validation_loss),
+               metric_text(row.validation_error, Metric::kValidationError),
+               fmt::format("{:.3g}", row.learning_rate), format_duration(row.seconds),
+               fmt::format("{:.1f}", row.tiles_per_s), note});
   }
   table.align_right(6);
   table.align_left(8);
@@ -198,15 +207,17 @@ TextStyle style_of_stdout() {
   TextStyle style;
   if (::isatty(STDOUT_FILENO) == 0) return style;
   winsize size{};
-  if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 40) style.width = size.ws_col;
+  if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 40)
+    style.width = size.ws_col;
   const char* terminal = std::getenv("TERM");
-  style.colour = std::getenv("NO_COLOR") == nullptr && terminal != nullptr && std::string_view(terminal) != "dumb";
+  style.colour = std::getenv("NO_COLOR") == nullptr && terminal != nullptr &&
+                 std::string_view(terminal) != "dumb";
   return style;
 }
 
 std::string list_text(const std::vector<RunEntry>& entries, Metric metric, const TextStyle& style) {
-  TextTable table({"name", "status", "model", "best " + metric_title(metric), "at", "epochs", "seed", "time",
-                   "created (UTC)"});
+  TextTable table({"name", "status", "model", "best " + metric_title(metric), "at", "epochs",
+                   "seed", "time", "created (UTC)"});
   std::string problems;
   for (const RunEntry& entry : entries) {
     if (!entry.problem.empty()) {
@@ -215,8 +226,9 @@ std::string list_text(const std::vector<RunEntry>& entries, Metric metric, const
     }
     const RunRecord& run = entry.record;
     const EpochRow* best = best_epoch(run, metric);
-    table.add({printable(entry.name), std::string(quadrat::to_string(run.status)), printable(model_of(run), 40),
-               best_text(run, metric), best == nullptr ? "-" : fmt::format("{}", best->epoch), epochs_text(run),
+    table.add({printable(entry.name), std::string(quadrat::to_string(run.status)),
+               printable(model_of(run), 40), best_text(run, metric),
+               best == nullptr ? "-" : fmt::format("{}", best->epoch), epochs_text(run),
                printable(setting(run.config, "seed"), 20), format_duration(total_seconds(run)),
                minute_text(run.created)});
   }
@@ -228,20 +240,22 @@ std::string list_text(const std::vector<RunEntry>& entries, Metric metric, const
 
 std::string list_csv(const std::vector<RunEntry>& entries, Metric metric) {
   const std::string name(to_string(metric));
-  std::string text = csv_row({"name", "status", "model", "best_" + name, "best_epoch", "kept_epoch", "epochs", "seed",
-                              "seconds", "created", "updated", "problem"});
+  std::string text = csv_row({"name", "status", "model", "best_" + name, "best_epoch", "kept_epoch",
+                              "epochs", "seed", "seconds", "created", "updated", "problem"});
   for (const RunEntry& entry : entries) {
     const RunRecord& run = entry.record;
     if (!entry.problem.empty()) {
-      text += csv_row({entry.name, "unreadable", "", "", "", "", "", "", "", "", "", entry.problem});
+      text +=
+          csv_row({entry.name, "unreadable", "", "", "", "", "", "", "", "", "", entry.problem});
       continue;
     }
     const EpochRow* best = best_epoch(run, metric);
     text += csv_row({entry.name, std::string(quadrat::to_string(run.status)), model_of(run),
                      best == nullptr ? "" : fmt::format("{}", value_of(*best, metric)),
-                     best == nullptr ? "" : fmt::format("{}", best->epoch), fmt::format("{}", run.kept_epoch),
-                     fmt::format("{}", run.epochs.size()), setting(run.config, "seed"),
-                     fmt::format("{:.3f}", total_seconds(run)), run.created, run.updated, ""});
+                     best == nullptr ? "" : fmt::format("{}", best->epoch),
+                     fmt::format("{}", run.kept_epoch), fmt::format("{}", run.epochs.size()),
+                     setting(run.config, "seed"), fmt::format("{:.3f}", total_seconds(run)),
+                     run.created, run.updated, ""});
   }
   return text;
 }
@@ -253,9 +267,11 @@ std::string show_text(const RunRecord& run, const TextStyle& style) {
   facts.add({"model", printable(model_of(run))});
   facts.add({"epochs", epochs_text(run)});
   if (const EpochRow* best = best_epoch(run, Metric::kValidationError); best != nullptr) {
-    facts.add({"best validation error", fmt::format("{} at epoch {}", best_text(run, Metric::kValidationError),
-                                                    best->epoch)});
-    facts.add({"time", fmt::format("{} in {} epochs", format_duration(total_seconds(run)), run.epochs.size())});
+    facts.add(
+        {"best validation error",
+         fmt::format("{} at epoch {}", best_text(run, Metric::kValidationError), best->epoch)});
+    facts.add({"time", fmt::format("{} in {} epochs", format_duration(total_seconds(run)),
+                                   run.epochs.size())});
   }
   facts.add({"created", printable(run.created)});
   facts.add({"updated", printable(run.updated)});
@@ -280,32 +296,38 @@ std::string show_text(const RunRecord& run, const TextStyle& style) {
       train.values.push_back(row.train_error);
       validation.values.push_back(row.validation_error);
     }
-    if (run.epochs.size() > 1) text += "\n" + plot_text({train, validation}, "error by epoch", true, style);
+    if (run.epochs.size() > 1)
+      text += "\n" + plot_text({train, validation}, "error by epoch", true, style);
   }
   std::int64_t tiles = 0;
   for (const std::int64_t count : run.confusion) tiles += count;
   if (tiles > 0) {
-    text += heading(fmt::format("Validation tiles of epoch {}", run.kept_epoch), style) + confusion_text(run, style);
+    text += heading(fmt::format("Validation tiles of epoch {}", run.kept_epoch), style) +
+            confusion_text(run, style);
     text += "\n" + per_class_text(run, style);
-    text += fmt::format("\n{} tiles, error {:.2f} %\n", tiles, 100 * error_of(run.confusion, run.classes.size()));
+    text += fmt::format("\n{} tiles, error {:.2f} %\n", tiles,
+                        100 * error_of(run.confusion, run.classes.size()));
   }
   return text;
 }
 
-std::string compare_text(const std::vector<RunEntry>& entries, Metric metric, const TextStyle& style) {
+std::string compare_text(const std::vector<RunEntry>& entries, Metric metric,
+                         const TextStyle& style) {
   std::vector<RunGroup> groups = group_by_settings(entries, metric);
   std::stable_sort(groups.begin(), groups.end(), [](const RunGroup& a, const RunGroup& b) {
     const double infinity = std::numeric_limits<double>::infinity();
     return (a.measured > 0 ? a.mean : infinity) < (b.measured > 0 ? b.mean : infinity);
   });
-  TextTable results({"", "run", "status", "best " + metric_title(metric), "at", "epochs", "time", "tiles/s"});
+  TextTable results(
+      {"", "run", "status", "best " + metric_title(metric), "at", "epochs", "time", "tiles/s"});
   std::vector<TextCurve> curves;
   std::string problems;
   std::size_t with_letter = 0;
   const bool grouped = groups.size() < entries.size();
   for (const RunGroup& group : groups) {
     if (!group.entries[0]->problem.empty()) {
-      problems += fmt::format("{}: unreadable: {}\n", printable(group.name), group.entries[0]->problem);
+      problems +=
+          fmt::format("{}: unreadable: {}\n", printable(group.name), group.entries[0]->problem);
       continue;
     }
     const TextCurve curve = mean_curve(group, metric);
@@ -317,26 +339,31 @@ std::string compare_text(const std::vector<RunEntry>& entries, Metric metric, co
     if (group.entries.size() > 1) {
       std::string value = group.measured == 0 ? "-" : metric_text(group.mean, metric);
       if (group.sd) {
-        value = is_error(metric) ? fmt::format("{:.2f} ± {:.2f} %", 100 * group.mean, 100 * *group.sd)
-                                 : fmt::format("{:.4f} ± {:.4f}", group.mean, *group.sd);
+        value = is_error(metric)
+                    ? fmt::format("{:.2f} ± {:.2f} %", 100 * group.mean, 100 * *group.sd)
+                    : fmt::format("{:.4f} ± {:.4f}", group.mean, *group.sd);
       }
-      results.add({letter, printable(group.name), fmt::format("{} runs", group.entries.size()), value, "", "", "", ""});
+      results.add({letter, printable(group.name), fmt::format("{} runs", group.entries.size()),
+                   value, "", "", "", ""});
       letter.clear();
     }
     for (const RunEntry* entry : group.entries) {
       const RunRecord& run = entry->record;
       const EpochRow* best = best_epoch(run, metric);
-      results.add({letter, fmt::format("{}{}", group.entries.size() > 1 ? "  " : "", printable(entry->name)),
-                   std::string(quadrat::to_string(run.status)), best_text(run, metric),
-                   best == nullptr ? "-" : fmt::format("{}", best->epoch), epochs_text(run),
-                   format_duration(total_seconds(run)),
-                   run.epochs.empty() ? "-" : fmt::format("{:.1f}", run.epochs.back().tiles_per_s)});
+      results.add(
+          {letter,
+           fmt::format("{}{}", group.entries.size() > 1 ? "  " : "", printable(entry->name)),
+           std::string(quadrat::to_string(run.status)), best_text(run, metric),
+           best == nullptr ? "-" : fmt::format("{}", best->epoch), epochs_text(run),
+           format_duration(total_seconds(run)),
+           run.epochs.empty() ? "-" : fmt::format("{:.1f}", run.epochs.back().tiles_per_s)});
     }
   }
   results.align_left(1);
   for (const std::size_t column : {3, 4, 5, 6, 7}) results.align_right(column);
   std::string text = results.text(style.colour);
-  if (grouped) text += "runs that differ only in the seed are grouped: mean ± sample standard deviation\n";
+  if (grouped)
+    text += "runs that differ only in the seed are grouped: mean ± sample standard deviation\n";
   text += heading("Settings (* where they differ)", style) + settings_text(groups, style);
   if (!curves.empty()) {
     text += "\n" + plot_text(curves, metric_title(metric) + " by epoch", is_error(metric), style);
@@ -346,7 +373,8 @@ std::string compare_text(const std::vector<RunEntry>& entries, Metric metric, co
 }
 
 const std::vector<std::string>& export_tables() {
-  static const std::vector<std::string> names{"epochs", "per_class", "confusion", "predictions", "config"};
+  static const std::vector<std::string> names{"epochs", "per_class", "confusion", "predictions",
+                                              "config"};
   return names;
 }
 
@@ -354,15 +382,19 @@ std::string export_csv(const RunRecord& run, const std::string& table) {
   const auto number = [](auto value) { return fmt::format("{}", value); };
   std::string text;
   if (table == "epochs") {
-    text = "epoch,train_loss,train_error,validation_loss,validation_error,learning_rate,seconds,tiles_per_s\n";
+    text =
+        "epoch,train_loss,train_error,validation_loss,validation_error,learning_rate,seconds,tiles_"
+        "per_s\n";
     for (const EpochRow& row : run.epochs) {
-      text += fmt::format("{},{},{},{},{},{},{},{}\n", row.epoch, row.train_loss, row.train_error, row.validation_loss,
-                          row.validation_error, row.learning_rate, row.seconds, row.tiles_per_s);
+      text += fmt::format("{},{},{},{},{},{},{},{}\n", row.epoch, row.train_loss, row.train_error,
+                          row.validation_loss, row.validation_error, row.learning_rate, row.seconds,
+                          row.tiles_per_s);
     }
   } else if (table == "per_class") {
     text = "label,support,precision,recall,f1\n";
     for (const ClassMetrics& row : class_metrics(run.confusion, run.classes)) {
-      text += csv_row({row.label, number(row.support), number(row.precision), number(row.recall), number(row.f1)});
+      text += csv_row({row.label, number(row.support), number(row.precision), number(row.recall),
+                       number(row.f1)});
     }
   } else if (table == "confusion") {
     std::vector<std::string> header{"true"};
@@ -381,7 +413,8 @@ std::string export_csv(const RunRecord& run, const std::string& table) {
     text = csv_row(header);
     const Predictions& all = run.validation;
     for (std::size_t i = 0; i < all.tiles.size(); ++i) {
-      text += csv_field(all.tiles[i]) + ',' + (all.labels.empty() ? "" : csv_field(run.classes[all.labels[i]])) + ',' +
+      text += csv_field(all.tiles[i]) + ',' +
+              (all.labels.empty() ? "" : csv_field(run.classes[all.labels[i]])) + ',' +
               csv_field(run.classes[all.predicted[i]]);
       for (std::size_t c = 0; c < run.classes.size(); ++c) {
         text += fmt::format(",{}", all.probabilities[i * run.classes.size() + c]);
@@ -392,8 +425,8 @@ std::string export_csv(const RunRecord& run, const std::string& table) {
     text = "name,value\n";
     for (const auto& [name, value] : run.config) text += csv_row({name, value});
   } else {
-    throw UsageError(
-        fmt::format("--table is '{}', but must be one of {}", printable(table), enumerate(export_tables())));
+    throw UsageError(fmt::format("--table is '{}', but must be one of {}", printable(table),
+                                 enumerate(export_tables())));
   }
   return text;
 }
@@ -442,9 +475,9 @@ std::string plot_text(const std::vector<TextCurve>& curves, const std::string& t
   std::string text = title + "\n";
   for (std::size_t row = 0; row < kHeight; ++row) {
     const double value = high - (high - low) * static_cast<double>(row) / (kHeight - 1);
-    const std::string tick =
-        row % 3 == 0 ? (percent ? fmt::format("{:.1f}%", 100 * value) : fmt::format("{:.3f}", value))
-                                           : "";
+    const std::string tick = row % 3 == 0 ? (percent ? fmt::format("{:.1f}%", 100 * value)
+                                                     : fmt::format("{:.3f}", value))
+                                          : "";
     std::string line = fmt::format("{:>{}} |{}", tick, kAxis - 2, canvas[row]);
     line.erase(line.find_last_not_of(' ') + 1);
     text += line + "\n";
@@ -455,7 +488,8 @@ std::string plot_text(const std::vector<TextCurve>& curves, const std::string& t
   const std::string indent(kAxis, ' ');
   std::string line = indent;
   for (std::size_t c = 0; c < curves.size(); ++c) {
-    const std::string item = fmt::format("{} {}", static_cast<char>('a' + c), printable(curves[c].name, 40));
+    const std::string item =
+        fmt::format("{} {}", static_cast<char>('a' + c), printable(curves[c].name, 40));
     if (line.size() > kAxis && line.size() + 3 + item.size() > style.width) {
       text += line + "\n";
       line = indent;

@@ -28,11 +28,11 @@ struct Figure {
 struct County {
   ScoreRecord record;
   std::string name;
-  std::optional<TileGrid> grid;             ///< where corners are known
-  std::vector<std::uint16_t> smoothed;      ///< one a tile; empty without a grid
-  std::optional<ScoreRecord> before;        ///< the earlier year
+  std::optional<TileGrid> grid;         ///< where corners are known
+  std::vector<std::uint16_t> smoothed;  ///< one a tile; empty without a grid
+  std::optional<ScoreRecord> before;    ///< the earlier year
   std::string before_name;
-  std::vector<Pair> pairs;                  ///< tiles both years have
+  std::vector<Pair> pairs;  ///< tiles both years have
   std::vector<std::uint16_t> smoothed_before;
 };
 
@@ -45,7 +45,8 @@ struct Change {
 /// The surest first.
 std::vector<Change> changes_of(const County& county);
 
-std::vector<Section> run_sections(const RunRecord& run, const Path& tiles, std::vector<std::string>& notes);
+std::vector<Section> run_sections(const RunRecord& run, const Path& tiles,
+                                  std::vector<std::string>& notes);
 std::vector<Figure> run_figures(const RunRecord& run);
 
 std::vector<Section> county_sections(const County& county, std::vector<std::string>& notes);
@@ -53,8 +54,10 @@ std::vector<Section> county_sections(const County& county, std::vector<std::stri
 Section rejected_section(const ScoreRecord& record);
 std::vector<Figure> county_figures(const County& county);
 /// map.tif and the like. @return what was written
-std::vector<Path> write_county_files(const County& county, const Path& folder, std::vector<std::string>& notes);
+std::vector<Path> write_county_files(const County& county, const Path& folder,
+                                     std::vector<std::string>& notes);
 
-std::string settings_section(const std::string& title, const Settings& config, const Settings& environment);
+std::string settings_section(const std::string& title, const Settings& config,
+                             const Settings& environment);
 
 }  // namespace quadrat::report

@@ -6,8 +6,9 @@
 namespace quadrat::report {
 
 std::size_t display_width(std::string_view text) {
-  return static_cast<std::size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+  }));
 }
 
 std::string shortened(std::string_view text, std::size_t width) {
@@ -22,13 +23,16 @@ std::string shortened(std::string_view text, std::size_t width) {
   return cut + "~";
 }
 
-TextTable::TextTable(std::vector<std::string> header) : header_(std::move(header)), right_(header_.size()) {}
+TextTable::TextTable(std::vector<std::string> header)
+    : header_(std::move(header)), right_(header_.size()) {}
 
 void TextTable::add(std::vector<std::string> row) {
   assert(row.size() == header_.size());
   if (rows_.empty()) {
     for (std::size_t c = 0; c < row.size(); ++c) {
-      if (!right_[c]) right_[c] = !row[c].empty() && row[c].find_first_not_of("0123456789.%+-e ") == std::string::npos;
+      if (!right_[c])
+        right_[c] =
+            !row[c].empty() && row[c].find_first_not_of("0123456789.%+-e ") == std::string::npos;
     }
   }
   rows_.push_back(std::move(row));
@@ -41,7 +45,8 @@ std::string TextTable::text(bool bold, std::size_t indent) const {
   std::vector<std::size_t> widths;
   for (const std::string& title : header_) widths.push_back(display_width(title));
   for (const auto& row : rows_) {
-    for (std::size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], display_width(row[c]));
+    for (std::size_t c = 0; c < row.size(); ++c)
+      widths[c] = std::max(widths[c], display_width(row[c]));
   }
   const auto line = [&](const std::vector<std::string>& cells) {
     std::string text(indent, ' ');
@@ -56,7 +61,8 @@ std::string TextTable::text(bool bold, std::size_t indent) const {
     return text;
   };
   std::string text;
-  if (std::any_of(header_.begin(), header_.end(), [](const std::string& title) { return !title.empty(); })) {
+  if (std::any_of(header_.begin(), header_.end(),
+                  [](const std::string& title) { return !title.empty(); })) {
     text += bold ? "\x1b[1m" + line(header_) + "\x1b[0m\n" : line(header_) + "\n";
   }
   for (const auto& row : rows_) text += line(row) + "\n";

@@ -4,8 +4,9 @@
 
 namespace quadrat::score {
 
-/// Held by rank 0 while a run is at work in a folder; the system lets go of it whatever ends the process. The file is
-/// removed with the lock; what a kill leaves behind is taken over by the next run.
+/// Held by rank 0 while a run is at work in a folder; the system lets go of it whatever ends the
+/// process. The file is removed with the lock; what a kill leaves behind is taken over by the next
+/// run.
 class FolderLock {
  public:
   FolderLock() = default;
@@ -13,7 +14,8 @@ class FolderLock {
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
 
-  /// @throws InputError where another process holds it. File systems without locks are taken as they are.
+  /// @throws InputError where another process holds it. File systems without locks are taken as
+  /// they are.
   void take(const Path& folder);
 
  private:

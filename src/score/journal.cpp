@@ -26,7 +26,9 @@ namespace {
 constexpr std::string_view kMagic = "QDRTJNL2";
 constexpr const char* kExtension = ".journal";
 
-std::uint32_t checksum(std::span<const std::byte> bytes) { return libdeflate_crc32(0, bytes.data(), bytes.size()); }
+std::uint32_t checksum(std::span<const std::byte> bytes) {
+  return libdeflate_crc32(0, bytes.data(), bytes.size());
+}
 
 template <typename T>
 void put(Bytes& bytes, const T& value) {
@@ -70,8 +72,8 @@ std::optional<UnitResult> parse_unit(std::span<const std::byte> payload, std::ui
   std::uint32_t tiles = 0;
   std::uint32_t rejected = 0;
   std::uint32_t width = 0;
-  if (!cursor.get(result.unit) || !cursor.get(result.seconds) || !cursor.get(tiles) || !cursor.get(rejected) ||
-      !cursor.get(width)) {
+  if (!cursor.get(result.unit) || !cursor.get(result.seconds) || !cursor.get(tiles) ||
+      !cursor.get(rejected) || !cursor.get(width)) {
     return {};
   }
   const auto get_rows = [&](std::uint32_t columns, std::vector<float>& values) {
@@ -111,8 +113,13 @@ std::vector<Path> list_journals(const Path& folder) {
 
 }  // namespace
 
-JournalWriter::JournalWriter(Path folder, int rank, int ranks, std::uint64_t fingerprint, std::uint32_t classes)
-    : folder_(std::move(folder)), rank_(rank), ranks_(ranks), fingerprint_(fingerprint), classes_(classes) {}
+JournalWriter::JournalWriter(Path folder, int rank, int ranks, std::uint64_t fingerprint,
+                             std::uint32_t classes)
+    : folder_(std::move(folder)),
+      rank_(rank),
+      ranks_(ranks),
+      fingerprint_(fingerprint),
+      classes_(classes) {}
 
 JournalWriter::~JournalWriter() {
   if (descriptor_ >= 0) ::close(descriptor_);
@@ -122,7 +129,8 @@ void JournalWriter::create() {
   for (int start = 0; descriptor_ < 0; ++start) {
     path_ = folder_ / fmt::format("rank{:05}.{}{}", rank_, start, kExtension);
     descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0666);
-    if (descriptor_ < 0 && errno != EEXIST && errno != EINTR) throw IoError::from_errno("create", path_.native());
+    if (descriptor_ < 0 && errno != EEXIST && errno != EINTR)
+      throw IoError::from_errno("create", path_.native());
   }
   Bytes header;
   put_raw(header, kMagic.data(), kMagic.size());
@@ -141,7 +149,8 @@ void JournalWriter::write(const Bytes& bytes) {
     if (n < 0) throw IoError::from_errno("write", path_.native());
     done += static_cast<std::size_t>(n);
   }
-  if (::fsync(descriptor_) != 0 && errno != EINVAL) throw IoError::from_errno("flush", path_.native());
+  if (::fsync(descriptor_) != 0 && errno != EINVAL)
+    throw IoError::from_errno("flush", path_.native());
 }
 
 void JournalWriter::append(const UnitResult& result) {
@@ -169,7 +178,8 @@ void JournalWriter::append(const UnitResult& result) {
 
 void JournalWriter::close() {
   if (descriptor_ < 0) return;
-  if (::close(std::exchange(descriptor_, -1)) != 0) throw IoError::from_errno("write", path_.native());
+  if (::close(std::exchange(descriptor_, -1)) != 0)
+    throw IoError::from_errno("write", path_.native());
 }
 
 JournalSummary read_journals(const Path& folder, std::uint64_t fingerprint, std::uint32_t classes,
@@ -188,8 +198,9 @@ JournalSummary read_journals(const Path& folder, std::uint64_t fingerprint, std:
     constexpr std::size_t kHeaderBytes = kMagic.size() + 16;
     const auto magic = cursor.take(kMagic.size());
     const bool whole = magic && std::memcmp(magic->data(), kMagic.data(), kMagic.size()) == 0 &&
-                       cursor.get(its_fingerprint) && cursor.get(its_classes) && cursor.get(its_ranks) &&
-                       cursor.get(crc) && crc == checksum(std::span(bytes).first(kHeaderBytes));
+                       cursor.get(its_fingerprint) && cursor.get(its_classes) &&
+                       cursor.get(its_ranks) && cursor.get(crc) &&
+                       crc == checksum(std::span(bytes).first(kHeaderBytes));
     if (!whole) continue;  // killed before its first unit was whole
     if (its_fingerprint != fingerprint || its_classes != classes) {
       throw InputError("go on with", path.native(), "it belongs to a run with other settings",
@@ -215,7 +226,8 @@ JournalSummary read_journals(const Path& folder, std::uint64_t fingerprint, std:
 
 void remove_journals(const Path& folder) {
   for (const Path& path : list_journals(folder)) {
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw IoError::from_errno("remove", path.native());
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+      throw IoError::from_errno("remove", path.native());
   }
 }
 

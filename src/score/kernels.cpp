@@ -4,9 +4,12 @@
 #include <bit>
 #include <cstring>
 
-// Compiled once for each generation of vector registers, the best chosen when the program is loaded.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define QUADRAT_VECTOR_CLONES __attribute__((target_clones("arch=skylake-avx512", "avx2", "default")))
+// Compiled once for each generation of vector registers, the best chosen when the program is
+// loaded.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
+#define QUADRAT_VECTOR_CLONES \
+  __attribute__((target_clones("arch=skylake-avx512", "avx2", "default")))
 #else
 #define QUADRAT_VECTOR_CLONES
 #endif
@@ -17,20 +20,28 @@ namespace {
 
 // Plain functions, since a template cannot be cloned. Each is the maximum of two rows of channels.
 
-#define QUADRAT_MAX_ROW(name, T)                                                                  \
-  QUADRAT_VECTOR_CLONES void name(const T* __restrict in, std::int64_t channels, T* __restrict out) { \
-    for (std::int64_t c = 0; c < channels; ++c) out[c] = in[c] > out[c] ? in[c] : out[c];         \
+#define QUADRAT_MAX_ROW(name, T)                                                          \
+  QUADRAT_VECTOR_CLONES void name(const T* __restrict in, std::int64_t channels,          \
+                                  T* __restrict out) {                                    \
+    for (std::int64_t c = 0; c < channels; ++c) out[c] = in[c] > out[c] ? in[c] : out[c]; \
   }
 QUADRAT_MAX_ROW(max_row_i32, std::int32_t)
 QUADRAT_MAX_ROW(max_row_i16, std::int16_t)
 QUADRAT_MAX_ROW(max_row_u8, std::uint8_t)
 #undef QUADRAT_MAX_ROW
 
-void max_row(const std::int32_t* in, std::int64_t channels, std::int32_t* out) { max_row_i32(in, channels, out); }
-void max_row(const std::int16_t* in, std::int64_t channels, std::int16_t* out) { max_row_i16(in, channels, out); }
-void max_row(const std::uint8_t* in, std::int64_t channels, std::uint8_t* out) { max_row_u8(in, channels, out); }
+void max_row(const std::int32_t* in, std::int64_t channels, std::int32_t* out) {
+  max_row_i32(in, channels, out);
+}
+void max_row(const std::int16_t* in, std::int64_t channels, std::int16_t* out) {
+  max_row_i16(in, channels, out);
+}
+void max_row(const std::uint8_t* in, std::int64_t channels, std::uint8_t* out) {
+  max_row_u8(in, channels, out);
+}
 
-QUADRAT_VECTOR_CLONES void add_row(const float* __restrict in, std::int64_t channels, float* __restrict out) {
+QUADRAT_VECTOR_CLONES void add_row(const float* __restrict in, std::int64_t channels,
+                                   float* __restrict out) {
   for (std::int64_t c = 0; c < channels; ++c) out[c] += in[c];
 }
 
@@ -51,7 +62,8 @@ QUADRAT_VECTOR_CLONES void scale_row(float factor, std::int64_t channels, float*
 }
 
 template <typename T, typename AddRow>
-void mean_of(const T* in, std::int64_t positions, std::int64_t channels, float scale, float* out, AddRow add) {
+void mean_of(const T* in, std::int64_t positions, std::int64_t channels, float scale, float* out,
+             AddRow add) {
   std::fill_n(out, channels, 0.0F);
   for (std::int64_t p = 0; p < positions; ++p) add(in + p * channels, channels, out);
   scale_row(scale / static_cast<float>(positions), channels, out);
@@ -60,7 +72,8 @@ void mean_of(const T* in, std::int64_t positions, std::int64_t channels, float s
 }  // namespace
 
 template <typename T>
-void look_up_pixels(const std::uint8_t* in, std::int64_t pixels, const PixelTable<T>& table, T* out) {
+void look_up_pixels(const std::uint8_t* in, std::int64_t pixels, const PixelTable<T>& table,
+                    T* out) {
   for (std::int64_t p = 0; p < pixels; ++p) {
     out[3 * p] = table[0][in[3 * p]];
     out[3 * p + 1] = table[1][in[3 * p + 1]];
@@ -68,8 +81,10 @@ void look_up_pixels(const std::uint8_t* in, std::int64_t pixels, const PixelTabl
   }
 }
 template void look_up_pixels(const std::uint8_t*, std::int64_t, const PixelTable<float>&, float*);
-template void look_up_pixels(const std::uint8_t*, std::int64_t, const PixelTable<std::uint16_t>&, std::uint16_t*);
-template void look_up_pixels(const std::uint8_t*, std::int64_t, const PixelTable<std::uint8_t>&, std::uint8_t*);
+template void look_up_pixels(const std::uint8_t*, std::int64_t, const PixelTable<std::uint16_t>&,
+                             std::uint16_t*);
+template void look_up_pixels(const std::uint8_t*, std::int64_t, const PixelTable<std::uint8_t>&,
+                             std::uint8_t*);
 
 template <typename T>
 void max_pool(const T* in, const PoolShape& s, T* out) {
@@ -94,16 +109,18 @@ template void max_pool(const std::int32_t*, const PoolShape&, std::int32_t*);
 template void max_pool(const std::int16_t*, const PoolShape&, std::int16_t*);
 template void max_pool(const std::uint8_t*, const PoolShape&, std::uint8_t*);
 
-void mean_over_positions(const float* in, std::int64_t positions, std::int64_t channels, float* out) {
+void mean_over_positions(const float* in, std::int64_t positions, std::int64_t channels,
+                         float* out) {
   mean_of(in, positions, channels, 1.0F, out, add_row);
 }
 
-void mean_over_positions_bf16(const std::uint16_t* in, std::int64_t positions, std::int64_t channels, float* out) {
+void mean_over_positions_bf16(const std::uint16_t* in, std::int64_t positions,
+                              std::int64_t channels, float* out) {
   mean_of(in, positions, channels, 1.0F, out, add_row_bf16);
 }
 
-void mean_over_positions_u8(const std::uint8_t* in, std::int64_t positions, std::int64_t channels, float scale,
-                            float* out) {
+void mean_over_positions_u8(const std::uint8_t* in, std::int64_t positions, std::int64_t channels,
+                            float scale, float* out) {
   mean_of(in, positions, channels, scale, out, add_row_u8);
 }
 

@@ -11,7 +11,8 @@ using PixelTable = std::array<std::array<T, 256>, 3>;
 
 /// out[i] = table[i % 3][in[i]] for `pixels` RGB pixels.
 template <typename T>
-void look_up_pixels(const std::uint8_t* in, std::int64_t pixels, const PixelTable<T>& table, T* out);
+void look_up_pixels(const std::uint8_t* in, std::int64_t pixels, const PixelTable<T>& table,
+                    T* out);
 
 /// Geometry of a pooling over one channels-last map [height, width, channels].
 struct PoolShape {
@@ -21,17 +22,21 @@ struct PoolShape {
   std::int64_t out_width() const { return (width + 2 * padding - kernel) / stride + 1; }
 };
 
-/// Maximum over windows of values that are not negative, given as integers of their width: floating-point numbers
-/// that are not negative order as their bits do. Padding counts as 0. T is int32 for float32, int16 for bf16, uint8.
+/// Maximum over windows of values that are not negative, given as integers of their width:
+/// floating-point numbers that are not negative order as their bits do. Padding counts as 0. T is
+/// int32 for float32, int16 for bf16, uint8.
 template <typename T>
 void max_pool(const T* in, const PoolShape& shape, T* out);
 
-/// Mean over the positions of a channels-last map. @param in [positions, channels] @param out [channels]
-void mean_over_positions(const float* in, std::int64_t positions, std::int64_t channels, float* out);
-void mean_over_positions_bf16(const std::uint16_t* in, std::int64_t positions, std::int64_t channels, float* out);
+/// Mean over the positions of a channels-last map. @param in [positions, channels] @param out
+/// [channels]
+void mean_over_positions(const float* in, std::int64_t positions, std::int64_t channels,
+                         float* out);
+void mean_over_positions_bf16(const std::uint16_t* in, std::int64_t positions,
+                              std::int64_t channels, float* out);
 /// @param scale what one step of the bytes is worth
-void mean_over_positions_u8(const std::uint8_t* in, std::int64_t positions, std::int64_t channels, float scale,
-                            float* out);
+void mean_over_positions_u8(const std::uint8_t* in, std::int64_t positions, std::int64_t channels,
+                            float scale, float* out);
 
 /// The smallest and the largest of `count` values, and 0.
 struct Extremes {

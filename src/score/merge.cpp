@@ -64,10 +64,14 @@ std::unordered_map<std::string, TileCorners> read_corners(const Path& root) {
       const auto parsed = number(fields[i]);
       good = parsed.has_value();
       if (!good) break;
-      (i == 1 ? value.llcrnrlat : i == 2 ? value.llcrnrlon : i == 3 ? value.urcrnrlat : value.urcrnrlon) = *parsed;
+      (i == 1   ? value.llcrnrlat
+       : i == 2 ? value.llcrnrlon
+       : i == 3 ? value.urcrnrlat
+                : value.urcrnrlon) = *parsed;
     }
     if (!good) {
-      throw InputError("read", path.native(), "a line is not a name and four numbers: '" + printable(line) + "'",
+      throw InputError("read", path.native(),
+                       "a line is not a name and four numbers: '" + printable(line) + "'",
                        "remove the file, or write it again with quadrat-cut");
     }
     corners.emplace(fields[0], value);
@@ -87,7 +91,8 @@ Merger::Merger(const Catalog& catalog, const Units& units, std::size_t classes)
 void Merger::add(UnitResult&& result) {
   const std::size_t count = result.probabilities.size() / classes_;
   if (result.unit >= units_.count() || count != units_.size(result.unit)) {
-    throw InputError("merge journals", "", "a unit lies outside the list of tiles", "remove the folder");
+    throw InputError("merge journals", "", "a unit lies outside the list of tiles",
+                     "remove the folder");
   }
   const std::size_t first = units_.first(result.unit);
   std::copy(result.probabilities.begin(), result.probabilities.end(),
@@ -103,7 +108,8 @@ void Merger::add(UnitResult&& result) {
 void Merger::fill(ScoreRecord& record, bool use_labels) const {
   std::vector<std::size_t> order(rejected_.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return rejected_at_[a] < rejected_at_[b]; });
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return rejected_at_[a] < rejected_at_[b]; });
   std::vector<char> is_wanted = is_done_;
   for (const std::size_t i : order) {
     record.rejected.push_back(rejected_[i]);
@@ -119,7 +125,8 @@ void Merger::fill(ScoreRecord& record, bool use_labels) const {
     const auto row = probabilities_.begin() + static_cast<std::ptrdiff_t>(i * classes_);
     const auto row_end = row + static_cast<std::ptrdiff_t>(classes_);
     predictions.tiles.push_back(tile.name);
-    predictions.predicted.push_back(static_cast<std::uint16_t>(std::max_element(row, row_end) - row));
+    predictions.predicted.push_back(
+        static_cast<std::uint16_t>(std::max_element(row, row_end) - row));
     predictions.probabilities.insert(predictions.probabilities.end(), row, row_end);
     if (use_labels) predictions.labels.push_back(static_cast<std::uint16_t>(tile.label));
     if (!all_corners) continue;
@@ -127,8 +134,8 @@ void Merger::fill(ScoreRecord& record, bool use_labels) const {
     if (found == corners.end()) found = corners.find(Path(tile.name).filename().string());
     if (found == corners.end()) {
       all_corners = false;
-      log::warn("'{}' has no line for tile '{}': corners are left out", (catalog_.root / kSummariesName).native(),
-                tile.name);
+      log::warn("'{}' has no line for tile '{}': corners are left out",
+                (catalog_.root / kSummariesName).native(), tile.name);
     } else {
       record.corners.push_back(found->second);
     }

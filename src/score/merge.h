@@ -18,8 +18,8 @@ class Merger {
 
   std::size_t tiles_done() const { return tiles_done_; }
 
-  /// Fills predictions, rejected tiles, labels where `use_labels`, and corners where tile_summaries.csv beside the
-  /// tiles has them.
+  /// Fills predictions, rejected tiles, labels where `use_labels`, and corners where
+  /// tile_summaries.csv beside the tiles has them.
   void fill(ScoreRecord& record, bool use_labels) const;
 
  private:

@@ -13,7 +13,8 @@ namespace quadrat::score {
 
 namespace {
 
-constexpr double kBatchNormEps = 1e-5;  // torch.nn.BatchNorm2d's default, which torchvision's ResNets use
+constexpr double kBatchNormEps =
+    1e-5;  // torch.nn.BatchNorm2d's default, which torchvision's ResNets use
 constexpr const char* kRemedy = "name a model that quadrat-finetune or quadrat-fit wrote";
 
 void check_card(const ModelCard& card, const Path& path) {
@@ -22,11 +23,13 @@ void check_card(const ModelCard& card, const Path& path) {
   };
   constexpr std::size_t kMaxClasses = 65535;  // predictions are stored as u2
   if (card.classes.empty() || card.classes.size() > kMaxClasses) {
-    refuse(fmt::format("its metadata lists {} classes, but 1 to {} are expected", card.classes.size(), kMaxClasses));
+    refuse(fmt::format("its metadata lists {} classes, but 1 to {} are expected",
+                       card.classes.size(), kMaxClasses));
   }
   std::set<std::string> seen;
   for (const std::string& name : card.classes) {
-    if (!is_plain_name(name)) refuse(fmt::format("its class '{}' is no plain name", printable(name)));
+    if (!is_plain_name(name))
+      refuse(fmt::format("its class '{}' is no plain name", printable(name)));
     if (!seen.insert(name).second) refuse(fmt::format("its metadata lists class '{}' twice", name));
   }
   for (std::size_t c = 0; c < 3; ++c) {
@@ -37,20 +40,22 @@ void check_card(const ModelCard& card, const Path& path) {
   constexpr std::uint32_t kMinTile_px = 64;  // AlexNet's last pooling needs that much
   constexpr std::uint32_t kMaxTile_px = 1024;
   if (card.tile_px < kMinTile_px || card.tile_px > kMaxTile_px) {
-    refuse(fmt::format("its tile_px is {}, but {} to {} is expected", card.tile_px, kMinTile_px, kMaxTile_px));
+    refuse(fmt::format("its tile_px is {}, but {} to {} is expected", card.tile_px, kMinTile_px,
+                       kMaxTile_px));
   }
 }
 
 /// Takes tensors out of a weights file, checking each.
 class Builder {
  public:
-  Builder(WeightsFile weights, ModelCard card, const Path& path) : weights_(std::move(weights)), path_(path) {
+  Builder(WeightsFile weights, ModelCard card, const Path& path)
+      : weights_(std::move(weights)), path_(path) {
     network_.card = std::move(card);
   }
 
-  int convolution(const std::string& name, const std::string& norm, int input, std::int64_t channels_in,
-                  std::int64_t channels_out, std::int64_t kernel, std::int64_t stride, std::int64_t padding, bool relu,
-                  int addend = -1) {
+  int convolution(const std::string& name, const std::string& norm, int input,
+                  std::int64_t channels_in, std::int64_t channels_out, std::int64_t kernel,
+                  std::int64_t stride, std::int64_t padding, bool relu, int addend = -1) {
     Layer layer;
     layer.kind = Layer::Kind::kConvolution;
     layer.name = name;
@@ -67,10 +72,12 @@ class Builder {
       const auto mean = take(norm + ".running_mean", {channels_out}).to(torch::kFloat64);
       const auto variance = take(norm + ".running_var", {channels_out}).to(torch::kFloat64);
       if ((variance < 0).any().item<bool>()) {
-        throw InputError("use model", path_.native(), fmt::format("'{}.running_var' has negative values", norm));
+        throw InputError("use model", path_.native(),
+                         fmt::format("'{}.running_var' has negative values", norm));
       }
       const auto factor = gamma / torch::sqrt(variance + kBatchNormEps);
-      layer.weight = (layer.weight.to(torch::kFloat64) * factor.view({-1, 1, 1, 1})).to(torch::kFloat32);
+      layer.weight =
+          (layer.weight.to(torch::kFloat64) * factor.view({-1, 1, 1, 1})).to(torch::kFloat32);
       layer.bias = (beta - mean * factor).to(torch::kFloat32);
     }
     if (addend >= 0) {
@@ -102,9 +109,10 @@ class Builder {
     return put(std::move(layer), input);
   }
 
-  /// @param map_side 0, or the side of the map that was flattened: torch flattens [C, H, W], we [H, W, C]
-  int linear(const std::string& name, int input, std::int64_t features_in, std::int64_t features_out, bool relu,
-             std::int64_t map_side = 0) {
+  /// @param map_side 0, or the side of the map that was flattened: torch flattens [C, H, W], we [H,
+  /// W, C]
+  int linear(const std::string& name, int input, std::int64_t features_in,
+             std::int64_t features_out, bool relu, std::int64_t map_side = 0) {
     Layer layer;
     layer.kind = Layer::Kind::kLinear;
     layer.name = name;
@@ -150,12 +158,13 @@ class Builder {
       if (tensor.name == name) found = &tensor;
     }
     if (found == nullptr) {
-      throw InputError("use model", path_.native(), fmt::format("it has no tensor '{}'", name), kRemedy);
+      throw InputError("use model", path_.native(), fmt::format("it has no tensor '{}'", name),
+                       kRemedy);
     }
     if (found->shape != shape) {
       throw InputError("use model", path_.native(),
-                       fmt::format("tensor '{}' is [{}], but [{}] is expected", name, fmt::join(found->shape, ", "),
-                                   fmt::join(shape, ", ")));
+                       fmt::format("tensor '{}' is [{}], but [{}] is expected", name,
+                                   fmt::join(found->shape, ", "), fmt::join(shape, ", ")));
     }
     if (found->dtype != DType::kF32 && found->dtype != DType::kF64 && found->dtype != DType::kF16 &&
         found->dtype != DType::kBF16) {
@@ -166,7 +175,8 @@ class Builder {
     auto result = to_tensor(*found).to(torch::kFloat32);
     Bytes().swap(found->data);
     if (!torch::isfinite(result.sum(torch::kFloat64)).item<bool>()) {
-      throw InputError("use model", path_.native(), fmt::format("tensor '{}' holds values that are not finite", name),
+      throw InputError("use model", path_.native(),
+                       fmt::format("tensor '{}' holds values that are not finite", name),
                        "the training that made it diverged");
     }
     return result;
@@ -189,12 +199,14 @@ void build_resnet18(Builder& b, std::int64_t classes) {
     for (int block = 0; block < 2; ++block) {
       const std::string name = fmt::format("layer{}.{}.", stage, block);
       const bool halves = stage > 1 && block == 0;
-      const int inner =
-          b.convolution(name + "conv1", name + "bn1", x, width, width_out, 3, halves ? 2 : 1, 1, true);
+      const int inner = b.convolution(name + "conv1", name + "bn1", x, width, width_out, 3,
+                                      halves ? 2 : 1, 1, true);
       if (halves) {
-        x = b.convolution(name + "downsample.0", name + "downsample.1", x, width, width_out, 1, 2, 0, false);
+        x = b.convolution(name + "downsample.0", name + "downsample.1", x, width, width_out, 1, 2,
+                          0, false);
       }
-      x = b.convolution(name + "conv2", name + "bn2", inner, width_out, width_out, 3, 1, 1, true, x);
+      x = b.convolution(name + "conv2", name + "bn2", inner, width_out, width_out, 3, 1, 1, true,
+                        x);
       width = width_out;
     }
   }
@@ -221,7 +233,9 @@ void build_alexnet(Builder& b, std::int64_t classes, std::uint32_t tile_px) {
 
 }  // namespace
 
-std::int64_t feature_count(Architecture architecture) { return architecture == Architecture::kAlexNet ? 4096 : 512; }
+std::int64_t feature_count(Architecture architecture) {
+  return architecture == Architecture::kAlexNet ? 4096 : 512;
+}
 
 FusedNetwork fuse_network(WeightsFile weights, ModelCard card, const Path& path) {
   const torch::InferenceMode guard;

@@ -8,8 +8,8 @@
 #include <optional>
 #include <string_view>
 
-// The operators have no C++ header: torch's compiler for Python reaches them by name, and so do we. typed() checks
-// the signatures against the library's when each is first used.
+// The operators have no C++ header: torch's compiler for Python reaches them by name, and so do we.
+// typed() checks the signatures against the library's when each is first used.
 
 namespace quadrat::score {
 
@@ -29,42 +29,47 @@ constexpr std::array<std::int64_t, 2> kNoDilation{1, 1};
 
 }  // namespace
 
-at::Tensor prepack_convolution(const at::Tensor& weight, ConvolutionShape shape, at::IntArrayRef input_size) {
-  static const auto op =
-      find<at::Tensor(const at::Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, std::int64_t,
-                      at::OptionalIntArrayRef)>("mkldnn::_reorder_convolution_weight");
-  return op.call(weight.contiguous(at::MemoryFormat::ChannelsLast), pair_of(shape.padding), pair_of(shape.stride),
-                 kNoDilation, 1, input_size);
+at::Tensor prepack_convolution(const at::Tensor& weight, ConvolutionShape shape,
+                               at::IntArrayRef input_size) {
+  static const auto op = find<at::Tensor(const at::Tensor&, at::IntArrayRef, at::IntArrayRef,
+                                         at::IntArrayRef, std::int64_t, at::OptionalIntArrayRef)>(
+      "mkldnn::_reorder_convolution_weight");
+  return op.call(weight.contiguous(at::MemoryFormat::ChannelsLast), pair_of(shape.padding),
+                 pair_of(shape.stride), kNoDilation, 1, input_size);
 }
 
 at::Tensor convolution(const at::Tensor& input, const at::Tensor& packed, const at::Tensor& bias,
                        ConvolutionShape shape, bool relu) {
-  static const auto op = find<at::Tensor(const at::Tensor&, const at::Tensor&, const Bias&, at::IntArrayRef,
-                                         at::IntArrayRef, at::IntArrayRef, std::int64_t, std::string_view, Scalars,
-                                         Text)>("mkldnn::_convolution_pointwise");
+  static const auto op =
+      find<at::Tensor(const at::Tensor&, const at::Tensor&, const Bias&, at::IntArrayRef,
+                      at::IntArrayRef, at::IntArrayRef, std::int64_t, std::string_view, Scalars,
+                      Text)>("mkldnn::_convolution_pointwise");
   return op.call(input, packed, bias, pair_of(shape.padding), pair_of(shape.stride), kNoDilation, 1,
                  relu ? "relu" : "none", Scalars(), std::nullopt);
 }
 
-void convolution_add(at::Tensor& addend, const at::Tensor& input, const at::Tensor& packed, const at::Tensor& bias,
-                     ConvolutionShape shape, bool relu) {
+void convolution_add(at::Tensor& addend, const at::Tensor& input, const at::Tensor& packed,
+                     const at::Tensor& bias, ConvolutionShape shape, bool relu) {
   static const auto op =
-      find<at::Tensor&(at::Tensor&, const at::Tensor&, const at::Tensor&, const Bias&, at::IntArrayRef,
-                       at::IntArrayRef, at::IntArrayRef, std::int64_t, std::string_view, std::optional<at::Scalar>,
-                       Text, Scalars, Text)>("mkldnn::_convolution_pointwise_", "binary");
-  op.call(addend, input, packed, bias, pair_of(shape.padding), pair_of(shape.stride), kNoDilation, 1, "add",
-          at::Scalar(1.0), relu ? Text("relu") : Text(), Scalars(), std::nullopt);
+      find<at::Tensor&(at::Tensor&, const at::Tensor&, const at::Tensor&, const Bias&,
+                       at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, std::int64_t,
+                       std::string_view, std::optional<at::Scalar>, Text, Scalars, Text)>(
+          "mkldnn::_convolution_pointwise_", "binary");
+  op.call(addend, input, packed, bias, pair_of(shape.padding), pair_of(shape.stride), kNoDilation,
+          1, "add", at::Scalar(1.0), relu ? Text("relu") : Text(), Scalars(), std::nullopt);
 }
 
 at::Tensor prepack_linear(const at::Tensor& weight, std::int64_t batch) {
-  static const auto op =
-      find<at::Tensor(const at::Tensor&, std::optional<std::int64_t>)>("mkldnn::_reorder_linear_weight");
+  static const auto op = find<at::Tensor(const at::Tensor&, std::optional<std::int64_t>)>(
+      "mkldnn::_reorder_linear_weight");
   return op.call(weight.contiguous(), batch);
 }
 
-at::Tensor linear(const at::Tensor& input, const at::Tensor& packed, const at::Tensor& bias, bool relu) {
-  static const auto op = find<at::Tensor(const at::Tensor&, const at::Tensor&, const Bias&, std::string_view, Scalars,
-                                         Text)>("mkldnn::_linear_pointwise");
+at::Tensor linear(const at::Tensor& input, const at::Tensor& packed, const at::Tensor& bias,
+                  bool relu) {
+  static const auto op =
+      find<at::Tensor(const at::Tensor&, const at::Tensor&, const Bias&, std::string_view, Scalars,
+                      Text)>("mkldnn::_linear_pointwise");
   return op.call(input, packed, bias, relu ? "relu" : "none", Scalars(), std::nullopt);
 }
 
@@ -75,7 +80,8 @@ struct Bytes8 {
   at::Tensor scales;  // [C'] float32
 };
 
-/// Symmetric, one scale an output channel. Row by row: a large layer is not held in memory several times.
+/// Symmetric, one scale an output channel. Row by row: a large layer is not held in memory several
+/// times.
 Bytes8 to_int8(const at::Tensor& weight) {
   constexpr float kLargest = 127;
   constexpr float kSmallestScale = 1e-12F;  // a channel of zeros
@@ -91,7 +97,8 @@ Bytes8 to_int8(const at::Tensor& weight) {
     const float scale = std::max(largest / kLargest, kSmallestScale);
     result.scales.data_ptr<float>()[row] = scale;
     for (std::int64_t i = 0; i < length; ++i) {
-      to[i] = static_cast<std::int8_t>(std::nearbyint(std::clamp(from[i] / scale, -kLargest, kLargest)));
+      to[i] = static_cast<std::int8_t>(
+          std::nearbyint(std::clamp(from[i] / scale, -kLargest, kLargest)));
     }
   }
   return result;
@@ -99,25 +106,26 @@ Bytes8 to_int8(const at::Tensor& weight) {
 
 }  // namespace
 
-QuantisedWeight quantise_convolution(const at::Tensor& weight, Quantisation input, ConvolutionShape shape,
-                                     at::IntArrayRef input_size) {
+QuantisedWeight quantise_convolution(const at::Tensor& weight, Quantisation input,
+                                     ConvolutionShape shape, at::IntArrayRef input_size) {
   static const auto op =
-      find<at::Tensor(at::Tensor, at::Tensor, double, std::int64_t, c10::List<std::int64_t>, c10::List<std::int64_t>,
-                      c10::List<std::int64_t>, std::int64_t, std::optional<c10::List<std::int64_t>>)>(
-          "onednn::qconv_prepack");
+      find<at::Tensor(at::Tensor, at::Tensor, double, std::int64_t, c10::List<std::int64_t>,
+                      c10::List<std::int64_t>, c10::List<std::int64_t>, std::int64_t,
+                      std::optional<c10::List<std::int64_t>>)>("onednn::qconv_prepack");
   const Bytes8 bytes = to_int8(weight);
   const auto pair = [](std::int64_t value) { return c10::List<std::int64_t>({value, value}); };
   QuantisedWeight result;
   result.scales = bytes.scales;
   result.zero_points = at::zeros({weight.size(0)}, at::kInt);
-  result.packed = op.call(bytes.values, result.scales, input.scale, input.zero_point, pair(shape.stride),
-                          pair(shape.padding), pair(1), 1, c10::List<std::int64_t>(input_size));
+  result.packed =
+      op.call(bytes.values, result.scales, input.scale, input.zero_point, pair(shape.stride),
+              pair(shape.padding), pair(1), 1, c10::List<std::int64_t>(input_size));
   return result;
 }
 
 QuantisedWeight quantise_linear(const at::Tensor& weight, at::IntArrayRef input_size) {
-  static const auto op =
-      find<at::Tensor(at::Tensor, std::optional<c10::List<std::int64_t>>)>("onednn::qlinear_prepack");
+  static const auto op = find<at::Tensor(at::Tensor, std::optional<c10::List<std::int64_t>>)>(
+      "onednn::qlinear_prepack");
   const Bytes8 bytes = to_int8(weight);
   QuantisedWeight result;
   result.scales = bytes.scales;
@@ -127,41 +135,46 @@ QuantisedWeight quantise_linear(const at::Tensor& weight, at::IntArrayRef input_
 }
 
 at::Tensor convolution_int8(const at::Tensor& input, Quantisation in, const QuantisedWeight& weight,
-                            const at::Tensor& bias, ConvolutionShape shape, bool relu, Quantisation out) {
+                            const at::Tensor& bias, ConvolutionShape shape, bool relu,
+                            Quantisation out) {
   using Pair = c10::List<std::int64_t>;
   static const auto op =
-      find<at::Tensor(at::Tensor, double, std::int64_t, at::Tensor, at::Tensor, at::Tensor, Bias, Pair, Pair, Pair,
-                      std::int64_t, double, std::int64_t, std::optional<at::ScalarType>, std::string_view, Scalars,
-                      Text)>("onednn::qconv2d_pointwise");
-  return op.call(input, in.scale, in.zero_point, weight.packed, weight.scales, weight.zero_points, bias,
-                 Pair({shape.stride, shape.stride}), Pair({shape.padding, shape.padding}), Pair({1, 1}), 1, out.scale,
-                 out.zero_point, std::nullopt, relu ? "relu" : "none", Scalars(), "");
+      find<at::Tensor(at::Tensor, double, std::int64_t, at::Tensor, at::Tensor, at::Tensor, Bias,
+                      Pair, Pair, Pair, std::int64_t, double, std::int64_t,
+                      std::optional<at::ScalarType>, std::string_view, Scalars, Text)>(
+          "onednn::qconv2d_pointwise");
+  return op.call(input, in.scale, in.zero_point, weight.packed, weight.scales, weight.zero_points,
+                 bias, Pair({shape.stride, shape.stride}), Pair({shape.padding, shape.padding}),
+                 Pair({1, 1}), 1, out.scale, out.zero_point, std::nullopt, relu ? "relu" : "none",
+                 Scalars(), "");
 }
 
-void convolution_add_int8(at::Tensor& addend, Quantisation before, const at::Tensor& input, Quantisation in,
-                          const QuantisedWeight& weight, const at::Tensor& bias, ConvolutionShape shape, bool relu,
-                          Quantisation out) {
+void convolution_add_int8(at::Tensor& addend, Quantisation before, const at::Tensor& input,
+                          Quantisation in, const QuantisedWeight& weight, const at::Tensor& bias,
+                          ConvolutionShape shape, bool relu, Quantisation out) {
   using Pair = c10::List<std::int64_t>;
-  static const auto op =
-      find<at::Tensor(at::Tensor, double, std::int64_t, at::Tensor, at::Tensor, at::Tensor, at::Tensor, Bias, Pair,
-                      Pair, Pair, std::int64_t, double, std::int64_t, std::optional<at::ScalarType>, double,
-                      std::int64_t, std::string_view, std::optional<at::Scalar>, Text, Scalars, Text)>(
-          "onednn::qconv2d_pointwise", "binary");
-  addend = op.call(input, in.scale, in.zero_point, weight.packed, weight.scales, weight.zero_points, addend, bias,
-                   Pair({shape.stride, shape.stride}), Pair({shape.padding, shape.padding}), Pair({1, 1}), 1,
-                   out.scale, out.zero_point, std::nullopt, before.scale, before.zero_point, "sum", at::Scalar(1.0),
+  static const auto op = find<at::Tensor(
+      at::Tensor, double, std::int64_t, at::Tensor, at::Tensor, at::Tensor, at::Tensor, Bias, Pair,
+      Pair, Pair, std::int64_t, double, std::int64_t, std::optional<at::ScalarType>, double,
+      std::int64_t, std::string_view, std::optional<at::Scalar>, Text, Scalars, Text)>(
+      "onednn::qconv2d_pointwise", "binary");
+  addend = op.call(input, in.scale, in.zero_point, weight.packed, weight.scales, weight.zero_points,
+                   addend, bias, Pair({shape.stride, shape.stride}),
+                   Pair({shape.padding, shape.padding}), Pair({1, 1}), 1, out.scale, out.zero_point,
+                   std::nullopt, before.scale, before.zero_point, "sum", at::Scalar(1.0),
                    relu ? Text("relu") : Text("none"), Scalars(), "");
 }
 
-at::Tensor linear_int8(const at::Tensor& input, Quantisation in, const QuantisedWeight& weight, const at::Tensor& bias,
-                       bool relu, Quantisation out, bool to_float) {
+at::Tensor linear_int8(const at::Tensor& input, Quantisation in, const QuantisedWeight& weight,
+                       const at::Tensor& bias, bool relu, Quantisation out, bool to_float) {
   static const auto op =
-      find<at::Tensor(at::Tensor, double, std::int64_t, at::Tensor, at::Tensor, at::Tensor, Bias, double,
-                      std::int64_t, std::optional<at::ScalarType>, std::string_view, Scalars, std::string_view)>(
-          "onednn::qlinear_pointwise");
-  return op.call(input, in.scale, in.zero_point, weight.packed, weight.scales, weight.zero_points, bias,
-                 to_float ? 1.0 : out.scale, to_float ? 0 : out.zero_point,
-                 to_float ? std::optional(at::kFloat) : std::nullopt, relu ? "relu" : "none", Scalars(), "");
+      find<at::Tensor(at::Tensor, double, std::int64_t, at::Tensor, at::Tensor, at::Tensor, Bias,
+                      double, std::int64_t, std::optional<at::ScalarType>, std::string_view,
+                      Scalars, std::string_view)>("onednn::qlinear_pointwise");
+  return op.call(input, in.scale, in.zero_point, weight.packed, weight.scales, weight.zero_points,
+                 bias, to_float ? 1.0 : out.scale, to_float ? 0 : out.zero_point,
+                 to_float ? std::optional(at::kFloat) : std::nullopt, relu ? "relu" : "none",
+                 Scalars(), "");
 }
 
 }  // namespace quadrat::score

@@ -23,9 +23,12 @@ constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
 at::ScalarType activation_type(Precision precision) {
   switch (precision) {
-    case Precision::kFp32: return at::kFloat;
-    case Precision::kBf16: return at::kBFloat16;
-    case Precision::kInt8: return at::kByte;
+    case Precision::kFp32:
+      return at::kFloat;
+    case Precision::kBf16:
+      return at::kBFloat16;
+    case Precision::kInt8:
+      return at::kByte;
   }
   return at::kFloat;
 }
@@ -50,9 +53,12 @@ Quantisation quantisation_of(float low, float high) {
 
 const char* to_string(Precision precision) {
   switch (precision) {
-    case Precision::kFp32: return "fp32";
-    case Precision::kBf16: return "bf16";
-    case Precision::kInt8: return "int8";
+    case Precision::kFp32:
+      return "fp32";
+    case Precision::kBf16:
+      return "bf16";
+    case Precision::kInt8:
+      return "int8";
   }
   return "?";
 }
@@ -66,11 +72,15 @@ Precision parse_precision(std::string_view text) {
 
 bool is_supported(Precision precision) {
   switch (precision) {
-    case Precision::kFp32: return true;
-    // oneDNN computes bf16 in float32 registers where there is AVX-512 without bf16; below that it refuses.
-    case Precision::kBf16: return cpu_features().avx512;
+    case Precision::kFp32:
+      return true;
+    // oneDNN computes bf16 in float32 registers where there is AVX-512 without bf16; below that it
+    // refuses.
+    case Precision::kBf16:
+      return cpu_features().avx512;
     // Without VNNI the products of two bytes are added in 16 bits, which overflow.
-    case Precision::kInt8: return cpu_features().vnni;
+    case Precision::kInt8:
+      return cpu_features().vnni;
   }
   return false;
 }
@@ -85,10 +95,10 @@ struct Plan::Impl {
     std::size_t index = 0;
     at::Tensor packed;
     at::Tensor bias;
-    QuantisedWeight quantised;            // in int8 instead of `packed`
+    QuantisedWeight quantised;                      // in int8 instead of `packed`
     std::unique_ptr<WinogradConvolution> winograd;  // where it can: instead of `packed`
-    Quantisation in, before, out;         // of the input, the addend, the output
-    bool to_float = false;                // int8's last layer before the head
+    Quantisation in, before, out;                   // of the input, the addend, the output
+    bool to_float = false;                          // int8's last layer before the head
   };
 
   ModelCard card;
@@ -111,7 +121,8 @@ struct Plan::Impl {
   void compile(FusedNetwork network, const Calibration* calibration);
   Quantisation fill_tables();
   void load(const std::uint8_t* tiles, std::int64_t count);
-  Result infer(std::int64_t count, const std::function<void(std::int64_t first, std::int64_t count)>& load_input);
+  Result infer(std::int64_t count,
+               const std::function<void(std::int64_t first, std::int64_t count)>& load_input);
   void run_step(const Step& step);
   at::Tensor max_pooled(const at::Tensor& in, const Layer& layer) const;
   at::Tensor averaged(const at::Tensor& in, const Step& step) const;
@@ -143,10 +154,12 @@ Quantisation Plan::Impl::fill_tables() {
 void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
   const auto dtype = activation_type(precision);
   const bool is_int8 = precision == Precision::kInt8;
-  std::vector<Quantisation> meanings(static_cast<std::size_t>(network.slots));  // of the slots' bytes
+  std::vector<Quantisation> meanings(
+      static_cast<std::size_t>(network.slots));  // of the slots' bytes
   meanings[0] = fill_tables();
   input = at::empty({kTilesAtOnce, 3, card.tile_px, card.tile_px},
-                    at::TensorOptions(dtype).memory_format(kChannelsLast)).zero_();
+                    at::TensorOptions(dtype).memory_format(kChannelsLast))
+              .zero_();
   slots.assign(static_cast<std::size_t>(network.slots), at::Tensor());
 
   // A dry run gives every layer the size of its input, which is what prepacking wants to know.
@@ -177,11 +190,12 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
         step.out = quantisation_of(layer.relu ? 0.0F : range.low, range.high);
         step.quantised = is_convolution ? quantise_convolution(weight, step.in, shape, in.sizes())
                                         : quantise_linear(weight, in.sizes());
-      } else if (is_convolution && WinogradConvolution::is_supported(layer.kernel, layer.stride, layer.padding,
-                                                                     in.size(1), weight.size(0))) {
-        step.winograd = std::make_unique<WinogradConvolution>(weight.contiguous().const_data_ptr<float>(),
-                                                              bias.const_data_ptr<float>(), in.size(1),
-                                                              weight.size(0), layer.kernel);
+      } else if (is_convolution &&
+                 WinogradConvolution::is_supported(layer.kernel, layer.stride, layer.padding,
+                                                   in.size(1), weight.size(0))) {
+        step.winograd = std::make_unique<WinogradConvolution>(
+            weight.contiguous().const_data_ptr<float>(), bias.const_data_ptr<float>(), in.size(1),
+            weight.size(0), layer.kernel);
       } else {
         step.packed = is_convolution ? prepack_convolution(weight.to(dtype), shape, in.sizes())
                                      : prepack_linear(weight.to(dtype), batch);
@@ -199,14 +213,16 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
     run_step(step);
     (in_trunk ? trunk : dense).push_back(std::move(step));
   }
-  features = at::zeros({batch, slots[static_cast<std::size_t>(head.layer.input)].size(1)}, at::kFloat);
+  features =
+      at::zeros({batch, slots[static_cast<std::size_t>(head.layer.input)].size(1)}, at::kFloat);
   logits = at::zeros({batch, static_cast<std::int64_t>(card.classes.size())}, at::kFloat);
 }
 
 void Plan::Impl::load(const std::uint8_t* tiles, std::int64_t count) {
   const std::int64_t pixels = count * card.tile_px * card.tile_px;
   if (precision == Precision::kBf16) {
-    look_up_pixels(tiles, pixels, bf16_table, reinterpret_cast<std::uint16_t*>(input.data_ptr<at::BFloat16>()));
+    look_up_pixels(tiles, pixels, bf16_table,
+                   reinterpret_cast<std::uint16_t*>(input.data_ptr<at::BFloat16>()));
   } else if (precision == Precision::kInt8) {
     look_up_pixels(tiles, pixels, int8_table, input.data_ptr<std::uint8_t>());
   } else {
@@ -215,7 +231,8 @@ void Plan::Impl::load(const std::uint8_t* tiles, std::int64_t count) {
 }
 
 at::Tensor Plan::Impl::max_pooled(const at::Tensor& in, const Layer& layer) const {
-  const PoolShape shape{in.size(2), in.size(3), in.size(1), layer.kernel, layer.stride, layer.padding};
+  const PoolShape shape{in.size(2),   in.size(3),   in.size(1),
+                        layer.kernel, layer.stride, layer.padding};
   at::Tensor out = at::empty({in.size(0), in.size(1), shape.out_height(), shape.out_width()},
                              in.options().memory_format(kChannelsLast));
   const std::int64_t in_step = in.numel() / in.size(0);
@@ -238,18 +255,24 @@ at::Tensor Plan::Impl::max_pooled(const at::Tensor& in, const Layer& layer) cons
 at::Tensor Plan::Impl::averaged(const at::Tensor& in, const Step& step) const {
   const std::int64_t side = step.layer.side;
   if (side != 1) {
-    if (in.scalar_type() != at::kByte) return at::adaptive_avg_pool2d(in, {side, side}).contiguous(kChannelsLast);
-    return at::adaptive_avg_pool2d(in.to(at::kFloat), {side, side}).round().to(at::kByte).contiguous(kChannelsLast);
+    if (in.scalar_type() != at::kByte)
+      return at::adaptive_avg_pool2d(in, {side, side}).contiguous(kChannelsLast);
+    return at::adaptive_avg_pool2d(in.to(at::kFloat), {side, side})
+        .round()
+        .to(at::kByte)
+        .contiguous(kChannelsLast);
   }
   // In float32 from here on: the sum over a map has more digits than bf16.
-  at::Tensor out = at::empty({in.size(0), in.size(1), 1, 1}, at::TensorOptions(at::kFloat).memory_format(kChannelsLast));
+  at::Tensor out = at::empty({in.size(0), in.size(1), 1, 1},
+                             at::TensorOptions(at::kFloat).memory_format(kChannelsLast));
   const std::int64_t positions = in.size(2) * in.size(3);
   const std::int64_t channels = in.size(1);
   for (std::int64_t n = 0; n < in.size(0); ++n) {
     const std::int64_t from = n * positions * channels;
     float* to = out.data_ptr<float>() + n * channels;
     if (in.scalar_type() == at::kBFloat16) {
-      mean_over_positions_bf16(static_cast<const std::uint16_t*>(in.const_data_ptr()) + from, positions, channels, to);
+      mean_over_positions_bf16(static_cast<const std::uint16_t*>(in.const_data_ptr()) + from,
+                               positions, channels, to);
     } else if (in.scalar_type() == at::kByte) {
       mean_over_positions_u8(in.const_data_ptr<std::uint8_t>() + from, positions, channels,
                              static_cast<float>(step.in.scale), to);
@@ -271,7 +294,8 @@ void Plan::Impl::note(const Step& step) {
 namespace {
 
 /// @param out is what is added before the ReLU, where the layer adds; otherwise it is made
-void convolve(WinogradConvolution& convolution, const at::Tensor& in, const Layer& layer, at::Tensor& out) {
+void convolve(WinogradConvolution& convolution, const at::Tensor& in, const Layer& layer,
+              at::Tensor& out) {
   const bool adds = layer.addend >= 0;
   if (!adds) {
     out = at::empty({in.size(0), convolution.channels_out(), in.size(2), in.size(3)},
@@ -281,7 +305,8 @@ void convolve(WinogradConvolution& convolution, const at::Tensor& in, const Laye
   const auto run = [&](auto type) {
     using T = decltype(type);
     auto* to = static_cast<T*>(out.mutable_data_ptr());
-    convolution.run(static_cast<const T*>(in.const_data_ptr()), maps, adds ? to : nullptr, layer.relu, to);
+    convolution.run(static_cast<const T*>(in.const_data_ptr()), maps, adds ? to : nullptr,
+                    layer.relu, to);
   };
   if (in.scalar_type() == at::kBFloat16) {
     run(std::uint16_t{});
@@ -303,7 +328,8 @@ void Plan::Impl::run_step(const Step& step) {
       if (step.winograd) {
         convolve(*step.winograd, in, layer, out);
       } else if (is_int8 && layer.addend >= 0) {
-        convolution_add_int8(out, step.before, in, step.in, step.quantised, step.bias, shape, layer.relu, step.out);
+        convolution_add_int8(out, step.before, in, step.in, step.quantised, step.bias, shape,
+                             layer.relu, step.out);
       } else if (is_int8) {
         out = convolution_int8(in, step.in, step.quantised, step.bias, shape, layer.relu, step.out);
       } else if (layer.addend >= 0) {
@@ -314,15 +340,21 @@ void Plan::Impl::run_step(const Step& step) {
       break;
     case Layer::Kind::kLinear:
       if (is_int8) {
-        out = linear_int8(in, step.in, step.quantised, step.bias, layer.relu, step.out, step.to_float);
+        out = linear_int8(in, step.in, step.quantised, step.bias, layer.relu, step.out,
+                          step.to_float);
       } else {
         out = linear(in, step.packed, step.bias, layer.relu);
       }
       break;
-    case Layer::Kind::kMaxPool: out = max_pooled(in, layer); break;
-    case Layer::Kind::kAveragePool: out = averaged(in, step); break;
+    case Layer::Kind::kMaxPool:
+      out = max_pooled(in, layer);
+      break;
+    case Layer::Kind::kAveragePool:
+      out = averaged(in, step);
+      break;
     case Layer::Kind::kFlatten:
-    case Layer::Kind::kForest: break;
+    case Layer::Kind::kForest:
+      break;
   }
   if (observed != nullptr) note(step);
 }
@@ -331,18 +363,21 @@ std::int64_t Plan::suitable_batch(Architecture architecture) {
   return architecture == Architecture::kAlexNet ? 64 : kTilesAtOnce;
 }
 
-Plan::Plan(FusedNetwork network, Precision precision, std::int64_t batch, const Calibration* calibration)
+Plan::Plan(FusedNetwork network, Precision precision, std::int64_t batch,
+           const Calibration* calibration)
     : impl_(std::make_unique<Impl>()) {
   if (!is_supported(precision)) {
-    throw UsageError(fmt::format("--precision is {}, but this CPU cannot compute in it; give --precision auto",
-                                 to_string(precision)));
+    throw UsageError(
+        fmt::format("--precision is {}, but this CPU cannot compute in it; give --precision auto",
+                    to_string(precision)));
   }
   assert(precision != Precision::kInt8 || (calibration != nullptr && calibration->groups > 0));
   const torch::InferenceMode guard;
   impl_->card = network.card;
   impl_->forest = network.forest;
   impl_->precision = precision;
-  impl_->batch = (std::max<std::int64_t>(batch, 1) + kTilesAtOnce - 1) / kTilesAtOnce * kTilesAtOnce;
+  impl_->batch =
+      (std::max<std::int64_t>(batch, 1) + kTilesAtOnce - 1) / kTilesAtOnce * kTilesAtOnce;
   impl_->compile(std::move(network), calibration);
 }
 
@@ -354,11 +389,14 @@ std::int64_t Plan::batch() const { return impl_->batch; }
 Precision Plan::precision() const { return impl_->precision; }
 const ModelCard& Plan::card() const { return impl_->card; }
 std::size_t Plan::layers() const { return impl_->trunk.size() + impl_->dense.size() + 1; }
-std::int64_t Plan::bytes_per_tile() const { return std::int64_t{3} * impl_->card.tile_px * impl_->card.tile_px; }
+std::int64_t Plan::bytes_per_tile() const {
+  return std::int64_t{3} * impl_->card.tile_px * impl_->card.tile_px;
+}
 
 /// @param load_input fills `input` from tiles `first` to `first + count`
-Plan::Result Plan::Impl::infer(std::int64_t count,
-                               const std::function<void(std::int64_t first, std::int64_t count)>& load_input) {
+Plan::Result Plan::Impl::infer(
+    std::int64_t count,
+    const std::function<void(std::int64_t first, std::int64_t count)>& load_input) {
   assert(count <= batch);
   const std::int64_t flat_row_bytes = flat.size(1) * flat.element_size();
   for (std::int64_t first = 0; first < count; first += kTilesAtOnce) {
@@ -371,15 +409,16 @@ Plan::Result Plan::Impl::infer(std::int64_t count,
         continue;
       }
       const at::Tensor& map = slots[static_cast<std::size_t>(step.layer.input)];
-      std::memcpy(static_cast<std::byte*>(flat.mutable_data_ptr()) + first * flat_row_bytes, map.const_data_ptr(),
-                  static_cast<std::size_t>(here * flat_row_bytes));
+      std::memcpy(static_cast<std::byte*>(flat.mutable_data_ptr()) + first * flat_row_bytes,
+                  map.const_data_ptr(), static_cast<std::size_t>(here * flat_row_bytes));
       slots[static_cast<std::size_t>(step.layer.output)] = flat;
     }
   }
   for (const Impl::Step& step : dense) run_step(step);
   features.copy_(slots[static_cast<std::size_t>(head.layer.input)]);
   if (forest) {
-    forest->log_probabilities(features.const_data_ptr<float>(), count, logits.mutable_data_ptr<float>());
+    forest->log_probabilities(features.const_data_ptr<float>(), count,
+                              logits.mutable_data_ptr<float>());
   } else {
     at::addmm_out(logits, head.bias, features, head.packed.t());
   }
@@ -425,9 +464,11 @@ std::vector<float> probabilities(const torch::Tensor& logits) {
   for (std::int64_t r = 0; r < rows; ++r, row += columns) {
     const double top = *std::max_element(row, row + columns);
     double sum = 0;
-    for (std::int64_t c = 0; c < columns; ++c) sum += powers[static_cast<std::size_t>(c)] = std::exp(row[c] - top);
+    for (std::int64_t c = 0; c < columns; ++c)
+      sum += powers[static_cast<std::size_t>(c)] = std::exp(row[c] - top);
     for (std::int64_t c = 0; c < columns; ++c) {
-      result[static_cast<std::size_t>(r * columns + c)] = static_cast<float>(powers[static_cast<std::size_t>(c)] / sum);
+      result[static_cast<std::size_t>(r * columns + c)] =
+          static_cast<float>(powers[static_cast<std::size_t>(c)] / sum);
     }
   }
   return result;

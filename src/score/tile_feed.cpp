@@ -43,7 +43,8 @@ void TileFeed::read_all() {
   TileReader reader(catalog_);
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return ends_ || (!wanted_.empty() && read_ - given_ < ring_.size()); });
+    changed_.wait(lock,
+                  [this] { return ends_ || (!wanted_.empty() && read_ - given_ < ring_.size()); });
     if (ends_) return;
     Range& range = wanted_.front();
     Item& item = ring_[read_ % ring_.size()];

@@ -13,8 +13,8 @@
 
 namespace quadrat::score {
 
-/// Reads tiles ahead of their use on a thread of its own, so that computing never waits for a disk or a file server.
-/// One thread adds and takes; tiles come out in the order they were added.
+/// Reads tiles ahead of their use on a thread of its own, so that computing never waits for a disk
+/// or a file server. One thread adds and takes; tiles come out in the order they were added.
 class TileFeed {
  public:
   /// @param depth how many tiles are read ahead

@@ -19,14 +19,15 @@ namespace {
 
 constexpr std::int64_t kPatch = 6;  // inputs a side that a block of outputs looks at
 constexpr std::int64_t kPoints = kPatch * kPatch;
-/// The points besides 0 and infinity are kA, -kA, kB and -kB: these round six times less than 1 and 2 do (Alam et al.,
-/// "Winograd Convolution for Deep Neural Networks: Efficient Point Selection", 2022).
+/// The points besides 0 and infinity are kA, -kA, kB and -kB: these round six times less than 1 and
+/// 2 do (Alam et al., "Winograd Convolution for Deep Neural Networks: Efficient Point Selection",
+/// 2022).
 constexpr double kA = 0.70710678118654752;
 constexpr double kB = 1.41421356237309505;
 constexpr std::int64_t kLanes = 16;
 constexpr std::int64_t kPanel = 4 * kLanes;  // output channels that are computed together
-constexpr std::int64_t kRows = 6;            // blocks that are computed together: 24 sums in 32 registers
-constexpr std::int64_t kMostBlocks = 48;     // between the transforms; more leave the cache
+constexpr std::int64_t kRows = 6;  // blocks that are computed together: 24 sums in 32 registers
+constexpr std::int64_t kMostBlocks = 48;      // between the transforms; more leave the cache
 constexpr std::int64_t kMostChannels = 4096;  // of zeros around a map
 /// Between the 36 planes, so that a step from plane to plane does not fall on the same cache lines.
 constexpr std::int64_t kStagger = kLanes;
@@ -43,7 +44,8 @@ void resize_aligned(std::vector<float>& values, std::int64_t count) {
   if (values.size() < wanted) values.resize(wanted);
 }
 
-/// Evaluates a kernel of `size` taps at the six points: row i holds a_i^j / prod_(k != i) (a_i - a_k).
+/// Evaluates a kernel of `size` taps at the six points: row i holds a_i^j / prod_(k != i) (a_i -
+/// a_k).
 std::array<std::array<double, 5>, kPatch> kernel_transform(std::int64_t size) {
   constexpr std::array<double, 5> kAt{0, kA, -kA, kB, -kB};
   std::array<std::array<double, 5>, kPatch> rows{};
@@ -52,7 +54,8 @@ std::array<std::array<double, 5>, kPatch> kernel_transform(std::int64_t size) {
     for (std::size_t k = 0; k < kAt.size(); ++k) {
       if (k != i) factor /= kAt[i] - kAt[k];
     }
-    for (std::size_t j = 0; j < static_cast<std::size_t>(size); ++j, factor *= kAt[i]) rows[i][j] = factor;
+    for (std::size_t j = 0; j < static_cast<std::size_t>(size); ++j, factor *= kAt[i])
+      rows[i][j] = factor;
   }
   rows[kPatch - 1][static_cast<std::size_t>(size - 1)] = 1;  // infinity: the leading coefficient
   return rows;
@@ -60,13 +63,15 @@ std::array<std::array<double, 5>, kPatch> kernel_transform(std::int64_t size) {
 
 #if QUADRAT_WINOGRAD
 
-#define QUADRAT_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"), always_inline)) inline
+#define QUADRAT_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"), always_inline)) inline
 #define QUADRAT_AVX512_FUNCTION __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 
 QUADRAT_AVX512 __m512 load(const float* at) { return _mm512_loadu_ps(at); }
 
 QUADRAT_AVX512 __m512 load(const std::uint16_t* at) {
-  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+  const __m512i wide =
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
@@ -77,7 +82,8 @@ QUADRAT_AVX512 void store(std::uint16_t* at, __m512 values) {
   const __m512i bits = _mm512_castps_si512(values);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(at),
+                      _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
 
 QUADRAT_AVX512 __m512 all(double value) { return _mm512_set1_ps(static_cast<float>(value)); }
@@ -117,8 +123,9 @@ QUADRAT_AVX512 void from_points(const __m512 (&m)[6], __m512 (&o)[Block]) {
 
 /// One patch of all channels to 36 rows, `plane` floats apart.
 template <typename T>
-QUADRAT_AVX512_FUNCTION void transform_patch(const std::array<const T*, kPoints>& pixels, std::int64_t channels,
-                                             std::int64_t plane, float* out) {
+QUADRAT_AVX512_FUNCTION void transform_patch(const std::array<const T*, kPoints>& pixels,
+                                             std::int64_t channels, std::int64_t plane,
+                                             float* out) {
   for (std::int64_t c = 0; c < channels; c += kLanes) {
     alignas(kAlignment) float columns[kPatch][kPatch][kLanes];
     __m512 d[6], t[6];
@@ -144,8 +151,9 @@ struct Place {
 };
 
 template <typename T, int Block>
-QUADRAT_AVX512_FUNCTION void transform_back(const float* points, std::int64_t plane, const float* bias,
-                                            std::int64_t channels, std::int64_t width, Place place, const T* addend,
+QUADRAT_AVX512_FUNCTION void transform_back(const float* points, std::int64_t plane,
+                                            const float* bias, std::int64_t channels,
+                                            std::int64_t width, Place place, const T* addend,
                                             bool relu, T* out) {
   for (std::int64_t c = 0; c < channels; c += kLanes) {
     alignas(kAlignment) float columns[Block][kPatch][kLanes];
@@ -207,12 +215,24 @@ void multiply_rows(std::int64_t rows, const float* in, std::int64_t step_in, con
     const float* from = in + first * step_in;
     float* to = out + first * step_out;
     switch (here) {
-      case 1: multiply<1>(from, step_in, panel, channels, to, step_out); break;
-      case 2: multiply<2>(from, step_in, panel, channels, to, step_out); break;
-      case 3: multiply<3>(from, step_in, panel, channels, to, step_out); break;
-      case 4: multiply<4>(from, step_in, panel, channels, to, step_out); break;
-      case 5: multiply<5>(from, step_in, panel, channels, to, step_out); break;
-      default: multiply<6>(from, step_in, panel, channels, to, step_out); break;
+      case 1:
+        multiply<1>(from, step_in, panel, channels, to, step_out);
+        break;
+      case 2:
+        multiply<2>(from, step_in, panel, channels, to, step_out);
+        break;
+      case 3:
+        multiply<3>(from, step_in, panel, channels, to, step_out);
+        break;
+      case 4:
+        multiply<4>(from, step_in, panel, channels, to, step_out);
+        break;
+      case 5:
+        multiply<5>(from, step_in, panel, channels, to, step_out);
+        break;
+      default:
+        multiply<6>(from, step_in, panel, channels, to, step_out);
+        break;
     }
     first += here;
   }
@@ -222,14 +242,17 @@ void multiply_rows(std::int64_t rows, const float* in, std::int64_t step_in, con
 
 }  // namespace
 
-bool WinogradConvolution::is_supported(std::int64_t kernel, std::int64_t stride, std::int64_t padding,
-                                       std::int64_t channels_in, std::int64_t channels_out) {
-  return QUADRAT_WINOGRAD != 0 && cpu_features().avx512 && (kernel == 3 || kernel == 5) && stride == 1 &&
-         padding == (kernel - 1) / 2 && channels_in % kLanes == 0 && channels_in <= kMostChannels && channels_out % kPanel == 0;
+bool WinogradConvolution::is_supported(std::int64_t kernel, std::int64_t stride,
+                                       std::int64_t padding, std::int64_t channels_in,
+                                       std::int64_t channels_out) {
+  return QUADRAT_WINOGRAD != 0 && cpu_features().avx512 && (kernel == 3 || kernel == 5) &&
+         stride == 1 && padding == (kernel - 1) / 2 && channels_in % kLanes == 0 &&
+         channels_in <= kMostChannels && channels_out % kPanel == 0;
 }
 
-WinogradConvolution::WinogradConvolution(const float* weight, const float* bias, std::int64_t channels_in,
-                                         std::int64_t channels_out, std::int64_t kernel)
+WinogradConvolution::WinogradConvolution(const float* weight, const float* bias,
+                                         std::int64_t channels_in, std::int64_t channels_out,
+                                         std::int64_t kernel)
     : channels_in_(channels_in),
       channels_out_(channels_out),
       block_(kPatch + 1 - kernel),
@@ -246,7 +269,8 @@ WinogradConvolution::WinogradConvolution(const float* weight, const float* bias,
         for (std::int64_t x = 0; x < kernel; ++x) {
           half[i][x] = 0;
           for (std::int64_t y = 0; y < kernel; ++y) {
-            half[i][x] += rows[i][static_cast<std::size_t>(y)] * static_cast<double>(taps[y * kernel + x]);
+            half[i][x] +=
+                rows[i][static_cast<std::size_t>(y)] * static_cast<double>(taps[y * kernel + x]);
           }
         }
       }
@@ -256,7 +280,8 @@ WinogradConvolution::WinogradConvolution(const float* weight, const float* bias,
           for (std::int64_t x = 0; x < kernel; ++x) {
             value += half[i][x] * rows[static_cast<std::size_t>(j)][static_cast<std::size_t>(x)];
           }
-          const std::int64_t panel = ((i * kPatch + j) * channels_out / kPanel + k / kPanel) * channels_in + c;
+          const std::int64_t panel =
+              ((i * kPatch + j) * channels_out / kPanel + k / kPanel) * channels_in + c;
           to[panel * kPanel + k % kPanel] = static_cast<float>(value);
         }
       }
@@ -288,14 +313,17 @@ void WinogradConvolution::run(const T* in, Maps maps, const T* addend, bool relu
       const std::int64_t top = (first + b) / across % down * block_;
       const std::int64_t left = (first + b) % across * block_;
       places[static_cast<std::size_t>(b)] = {(map * maps.height + top) * maps.width + left,
-                                             std::min(block_, maps.height - top), std::min(block_, maps.width - left)};
+                                             std::min(block_, maps.height - top),
+                                             std::min(block_, maps.width - left)};
       std::array<const T*, kPoints> pixels;
       for (std::int64_t y = 0; y < kPatch; ++y) {
         for (std::int64_t x = 0; x < kPatch; ++x) {
           const std::int64_t row = top + y - padding_, column = left + x - padding_;
-          const bool is_inside = row >= 0 && row < maps.height && column >= 0 && column < maps.width;
+          const bool is_inside =
+              row >= 0 && row < maps.height && column >= 0 && column < maps.width;
           pixels[static_cast<std::size_t>(y * kPatch + x)] =
-              is_inside ? in + ((map * maps.height + row) * maps.width + column) * channels_in_ : kNothing.data();
+              is_inside ? in + ((map * maps.height + row) * maps.width + column) * channels_in_
+                        : kNothing.data();
         }
       }
       transform_patch(pixels, channels_in_, plane_in, points_in + b * channels_in_);
@@ -311,9 +339,11 @@ void WinogradConvolution::run(const T* in, Maps maps, const T* addend, bool relu
       const Place& place = places[static_cast<std::size_t>(b)];
       const float* points = points_out + b * channels_out_;
       if (block_ == 4) {
-        transform_back<T, 4>(points, plane_out, bias_.data(), channels_out_, maps.width, place, addend, relu, out);
+        transform_back<T, 4>(points, plane_out, bias_.data(), channels_out_, maps.width, place,
+                             addend, relu, out);
       } else {
-        transform_back<T, 2>(points, plane_out, bias_.data(), channels_out_, maps.width, place, addend, relu, out);
+        transform_back<T, 2>(points, plane_out, bias_.data(), channels_out_, maps.width, place,
+                             addend, relu, out);
       }
     }
   }
@@ -321,6 +351,7 @@ void WinogradConvolution::run(const T* in, Maps maps, const T* addend, bool relu
 }
 
 template void WinogradConvolution::run(const float*, Maps, const float*, bool, float*);
-template void WinogradConvolution::run(const std::uint16_t*, Maps, const std::uint16_t*, bool, std::uint16_t*);
+template void WinogradConvolution::run(const std::uint16_t*, Maps, const std::uint16_t*, bool,
+                                       std::uint16_t*);
 
 }  // namespace quadrat::score

@@ -24,7 +24,8 @@ Augment parse_augment(std::string_view name) {
   for (const Augment augment : {Augment::kNone, Augment::kSample, Augment::kDihedral}) {
     if (to_string(augment) == name) return augment;
   }
-  throw UsageError(fmt::format("--augment is '{}', but must be one of none, sample and dihedral", printable(name)));
+  throw UsageError(fmt::format("--augment is '{}', but must be one of none, sample and dihedral",
+                               printable(name)));
 }
 
 std::string_view to_string(Augment augment) {
@@ -39,9 +40,14 @@ std::string_view to_string(Augment augment) {
   return "?";
 }
 
-TileTransform::TileTransform(std::uint32_t side_px, std::array<float, 3> mean, std::array<float, 3> std,
-                             Augment augment, std::uint64_t seed)
-    : side_(side_px), augment_(augment), seed_(seed), mean_(mean), std_(std), lookup_(std::size_t{256} * 3) {
+TileTransform::TileTransform(std::uint32_t side_px, std::array<float, 3> mean,
+                             std::array<float, 3> std, Augment augment, std::uint64_t seed)
+    : side_(side_px),
+      augment_(augment),
+      seed_(seed),
+      mean_(mean),
+      std_(std),
+      lookup_(std::size_t{256} * 3) {
   for (std::size_t value = 0; value < 256; ++value) {
     for (std::size_t c = 0; c < 3; ++c) {
       lookup_[value * 3 + c] = (static_cast<float>(value) / 255.0F - mean[c]) / std[c];
@@ -59,7 +65,8 @@ void TileTransform::plain(const std::uint8_t* rgb, float* out) const {
   }
 }
 
-void TileTransform::train(const std::uint8_t* rgb, std::uint64_t epoch, std::uint64_t sample, float* out) const {
+void TileTransform::train(const std::uint8_t* rgb, std::uint64_t epoch, std::uint64_t sample,
+                          float* out) const {
   switch (augment_) {
     case Augment::kNone:
       plain(rgb, out);
@@ -76,12 +83,14 @@ void TileTransform::train(const std::uint8_t* rgb, std::uint64_t epoch, std::uin
 }
 
 void TileTransform::dihedral(const std::uint8_t* rgb, unsigned which, float* out) const {
-  // Bit 0 mirrors columns, bit 1 mirrors rows, bit 2 transposes: together all 8 symmetries of the square.
+  // Bit 0 mirrors columns, bit 1 mirrors rows, bit 2 transposes: together all 8 symmetries of the
+  // square.
   if (which == 0) return plain(rgb, out);
   const auto side = static_cast<std::ptrdiff_t>(side_);
   std::ptrdiff_t column_step = (which & 1U) != 0 ? -1 : 1;
   std::ptrdiff_t row_step = (which & 2U) != 0 ? -side : side;
-  std::ptrdiff_t start = ((which & 1U) != 0 ? side - 1 : 0) + ((which & 2U) != 0 ? (side - 1) * side : 0);
+  std::ptrdiff_t start =
+      ((which & 1U) != 0 ? side - 1 : 0) + ((which & 2U) != 0 ? (side - 1) * side : 0);
   if ((which & 4U) != 0) std::swap(column_step, row_step);
   const float* lookup = lookup_.data();
   for (std::ptrdiff_t y = 0; y < side; ++y) {
@@ -94,14 +103,15 @@ void TileTransform::dihedral(const std::uint8_t* rgb, unsigned which, float* out
   }
 }
 
-void TileTransform::crop_and_jitter(const std::uint8_t* rgb, std::uint64_t epoch, std::uint64_t sample,
-                                    float* out) const {
+void TileTransform::crop_and_jitter(const std::uint8_t* rgb, std::uint64_t epoch,
+                                    std::uint64_t sample, float* out) const {
   KeyedRandom random({seed_, kStreamAugment, epoch, sample});
   const auto side = static_cast<float>(side_);
   const float crop = side * static_cast<float>(kCropSide);
   const auto left = static_cast<float>(random.uniform(0, side - crop));
   const auto top = static_cast<float>(random.uniform(0, side - crop));
-  const bool mirror = random.below(2) == 1;  // the crop transform of the sample's reader mirrors as well
+  const bool mirror =
+      random.below(2) == 1;  // the crop transform of the sample's reader mirrors as well
   const auto brightness = static_cast<float>(random.uniform(1 - kJitter, 1 + kJitter));
   const auto contrast = static_cast<float>(random.uniform(1 - kJitter, 1 + kJitter));
   const auto saturation = static_cast<float>(random.uniform(1 - kJitter, 1 + kJitter));
@@ -113,7 +123,8 @@ void TileTransform::crop_and_jitter(const std::uint8_t* rgb, std::uint64_t epoch
   };
   const float scale = crop / side;
   const auto tap = [&](float origin, std::uint32_t i) {
-    const float at = std::clamp(origin + (static_cast<float>(i) + 0.5F) * scale - 0.5F, 0.0F, side - 1);
+    const float at =
+        std::clamp(origin + (static_cast<float>(i) + 0.5F) * scale - 0.5F, 0.0F, side - 1);
     const auto low = static_cast<std::uint32_t>(at);
     return Tap{low, std::min(low + 1, side_ - 1), at - static_cast<float>(low)};
   };
@@ -134,8 +145,10 @@ void TileTransform::crop_and_jitter(const std::uint8_t* rgb, std::uint64_t epoch
       for (std::size_t c = 0; c < 3; ++c) {
         const std::size_t a = std::size_t{3} * column.low + c;
         const std::size_t b = std::size_t{3} * column.high + c;
-        const float above = static_cast<float>(upper[a]) * (1 - column.weight) + static_cast<float>(upper[b]) * column.weight;
-        const float below = static_cast<float>(lower[a]) * (1 - column.weight) + static_cast<float>(lower[b]) * column.weight;
+        const float above = static_cast<float>(upper[a]) * (1 - column.weight) +
+                            static_cast<float>(upper[b]) * column.weight;
+        const float below = static_cast<float>(lower[a]) * (1 - column.weight) +
+                            static_cast<float>(lower[b]) * column.weight;
         value[c] = brightness * (above * (1 - row.weight) + below * row.weight);
         grey += kLuma[c] * value[c];
       }

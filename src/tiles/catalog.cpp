@@ -32,7 +32,8 @@ struct Entries {
   std::vector<std::string> folders;
 };
 
-/// Names in a folder, sorted, hidden ones left out. The kind comes with the entry; nothing is stat-ed on NFS.
+/// Names in a folder, sorted, hidden ones left out. The kind comes with the entry; nothing is
+/// stat-ed on NFS.
 Entries list_folder(const Path& folder) {
   Entries entries;
   std::error_code error;
@@ -44,10 +45,12 @@ Entries list_folder(const Path& folder) {
   }
   if (error) {
     if (error == std::errc::no_such_file_or_directory) {
-      throw InputError("list tiles in", folder.native(), "there is no such folder", "check the path");
+      throw InputError("list tiles in", folder.native(), "there is no such folder",
+                       "check the path");
     }
     if (error == std::errc::not_a_directory) {
-      throw InputError("list tiles in", folder.native(), "it is not a folder", "name the folder that holds the tiles");
+      throw InputError("list tiles in", folder.native(), "it is not a folder",
+                       "name the folder that holds the tiles");
     }
     errno = error.value();
     throw IoError::from_errno("list tiles in", folder.native());
@@ -57,7 +60,8 @@ Entries list_folder(const Path& folder) {
   return entries;
 }
 
-void add_pngs(Catalog& catalog, const std::vector<std::string>& files, const std::string& prefix, std::int32_t label) {
+void add_pngs(Catalog& catalog, const std::vector<std::string>& files, const std::string& prefix,
+              std::int32_t label) {
   for (const std::string& file : files) {
     if (!is_png(file)) continue;
     Tile tile;
@@ -67,7 +71,8 @@ void add_pngs(Catalog& catalog, const std::vector<std::string>& files, const std
   }
 }
 
-void add_pngs_below(Catalog& catalog, const Path& folder, const std::string& prefix, std::int32_t label, int depth) {
+void add_pngs_below(Catalog& catalog, const Path& folder, const std::string& prefix,
+                    std::int32_t label, int depth) {
   constexpr int kMaxDepth = 16;  // a link that leads back up must end somewhere
   if (depth > kMaxDepth) return;
   const Entries entries = list_folder(folder);
@@ -80,7 +85,8 @@ void add_pngs_below(Catalog& catalog, const Path& folder, const std::string& pre
 void require_plain_class(const Path& root, const std::string& name) {
   if (is_plain_name(name)) return;
   throw InputError("use class folder", (root / name).native(),
-                   "a class name has letters, digits, '-' and '_' and nothing else", "rename the folder");
+                   "a class name has letters, digits, '-' and '_' and nothing else",
+                   "rename the folder");
 }
 
 /// Shards carry class names; indices follow the sorted names, as for folders.
@@ -216,7 +222,8 @@ Catalog list_labelled_tiles(const Path& root) {
   const Entries entries = list_folder(root);
   if (add_shards(catalog, root)) {
     if (catalog.classes.empty()) {
-      throw InputError("use shards in", root.native(), "their tiles carry no class", "pack class folders");
+      throw InputError("use shards in", root.native(), "their tiles carry no class",
+                       "pack class folders");
     }
     return catalog;
   }
@@ -227,7 +234,8 @@ Catalog list_labelled_tiles(const Path& root) {
   for (const std::string& name : entries.folders) {
     require_plain_class(root, name);
     const std::size_t before = catalog.tiles.size();
-    add_pngs(catalog, list_folder(root / name).files, name + "/", static_cast<std::int32_t>(catalog.classes.size()));
+    add_pngs(catalog, list_folder(root / name).files, name + "/",
+             static_cast<std::int32_t>(catalog.classes.size()));
     if (catalog.tiles.size() == before) {
       throw InputError("use class folder", (root / name).native(), "it holds no .png file",
                        "fill it or remove it");
@@ -244,10 +252,12 @@ Catalog list_tiles(const Path& root) {
   if (!add_shards(catalog, root)) {
     add_pngs(catalog, entries.files, "", Tile::kNoLabel);
     const bool labelled =
-        catalog.tiles.empty() && std::all_of(entries.folders.begin(), entries.folders.end(), is_plain_name);
+        catalog.tiles.empty() &&
+        std::all_of(entries.folders.begin(), entries.folders.end(), is_plain_name);
     for (const std::string& name : entries.folders) {
       const std::size_t before = catalog.tiles.size();
-      const auto label = labelled ? static_cast<std::int32_t>(catalog.classes.size()) : Tile::kNoLabel;
+      const auto label =
+          labelled ? static_cast<std::int32_t>(catalog.classes.size()) : Tile::kNoLabel;
       add_pngs_below(catalog, root / name, name + "/", label, 1);
       if (labelled && catalog.tiles.size() > before) catalog.classes.push_back(name);
     }
@@ -263,16 +273,19 @@ Catalog list_tiles(const Path& root) {
 
 void sample_tiles(Catalog& catalog, double fraction, std::uint64_t seed) {
   if (!(fraction > 0 && fraction <= 1)) {
-    throw UsageError(fmt::format("--sample_frac is {}, but must be above 0 and at most 1", fraction));
+    throw UsageError(
+        fmt::format("--sample_frac is {}, but must be above 0 and at most 1", fraction));
   }
   if (fraction == 1) return;
   std::map<std::int32_t, std::vector<std::size_t>> by_class;
-  for (std::size_t i = 0; i < catalog.tiles.size(); ++i) by_class[catalog.tiles[i].label].push_back(i);
+  for (std::size_t i = 0; i < catalog.tiles.size(); ++i)
+    by_class[catalog.tiles[i].label].push_back(i);
   std::vector<std::size_t> kept;
   for (auto& [label, members] : by_class) {
     KeyedRandom random({seed, kStreamSample, static_cast<std::uint64_t>(label)});
     shuffle(members, random);
-    const auto wanted = static_cast<std::size_t>(std::llround(fraction * static_cast<double>(members.size())));
+    const auto wanted =
+        static_cast<std::size_t>(std::llround(fraction * static_cast<double>(members.size())));
     members.resize(std::max<std::size_t>(1, wanted));
     kept.insert(kept.end(), members.begin(), members.end());
   }

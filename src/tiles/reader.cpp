@@ -2,7 +2,8 @@
 
 namespace quadrat {
 
-TileReader::TileReader(const Catalog& catalog) : catalog_(catalog), shards_(catalog.root, catalog.shards) {}
+TileReader::TileReader(const Catalog& catalog)
+    : catalog_(catalog), shards_(catalog.root, catalog.shards) {}
 
 void TileReader::read(std::size_t index, Bytes& buffer) {
   constexpr std::uint64_t kMaxTileBytes = std::uint64_t{1} << 28;
@@ -10,7 +11,8 @@ void TileReader::read(std::size_t index, Bytes& buffer) {
   if (tile.shard == Tile::kOwnFile) {
     read_file_into(catalog_.root / tile.name, buffer, kMaxTileBytes);
   } else {
-    shards_.read(static_cast<std::uint32_t>(tile.shard), tile.offset, tile.size_bytes, tile.crc32, buffer);
+    shards_.read(static_cast<std::uint32_t>(tile.shard), tile.offset, tile.size_bytes, tile.crc32,
+                 buffer);
   }
 }
 

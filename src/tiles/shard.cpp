@@ -70,16 +70,18 @@ ShardSet read_shard_index(const Path& folder) {
     text.remove_prefix(line.size() + 1);
     ++number;
     if (number == 1) {
-      if (line != kHeader) throw wrong(1, fmt::format("expected the header '{}'", printable(kHeader)));
+      if (line != kHeader)
+        throw wrong(1, fmt::format("expected the header '{}'", printable(kHeader)));
       continue;
     }
     const auto fields = split(line, '\t');
     ShardEntry entry;
-    if (fields.size() != 6 || !parse(fields[3], entry.offset) || !parse(fields[4], entry.size_bytes) ||
-        !parse(fields[5], entry.crc32, 16) || fields[1].empty() || entry.size_bytes > kMaxTileBytes ||
-        entry.offset > kMaxShardBytes) {
-      throw wrong(number, fmt::format("'{}' is not six fields: shard, key, label, offset, size, crc32",
-                                      printable(line)));
+    if (fields.size() != 6 || !parse(fields[3], entry.offset) ||
+        !parse(fields[4], entry.size_bytes) || !parse(fields[5], entry.crc32, 16) ||
+        fields[1].empty() || entry.size_bytes > kMaxTileBytes || entry.offset > kMaxShardBytes) {
+      throw wrong(number,
+                  fmt::format("'{}' is not six fields: shard, key, label, offset, size, crc32",
+                              printable(line)));
     }
     if (fields[0].empty() || fields[0].front() == '.' ||
         fields[0].find('/') != std::string_view::npos) {
@@ -100,10 +102,12 @@ ShardSet read_shard_index(const Path& folder) {
   for (std::size_t i = 0; i < set.shards.size(); ++i) {
     const Path shard = folder / set.shards[i];
     struct stat status {};
-    if (::stat(shard.c_str(), &status) != 0) throw IoError::from_errno("open shard", shard.native());
+    if (::stat(shard.c_str(), &status) != 0)
+      throw IoError::from_errno("open shard", shard.native());
     if (static_cast<std::uint64_t>(status.st_size) < needed[i]) {
       throw InputError("use shard", shard.native(),
-                       fmt::format("it has {} bytes, its index needs {}: it was cut short", status.st_size, needed[i]),
+                       fmt::format("it has {} bytes, its index needs {}: it was cut short",
+                                   status.st_size, needed[i]),
                        "copy or pack it again");
     }
   }
@@ -135,8 +139,8 @@ ShardReader::~ShardReader() {
   }
 }
 
-void ShardReader::read(std::uint32_t shard, std::uint64_t offset, std::uint32_t size_bytes, std::uint32_t crc32,
-                       Bytes& buffer) {
+void ShardReader::read(std::uint32_t shard, std::uint64_t offset, std::uint32_t size_bytes,
+                       std::uint32_t crc32, Bytes& buffer) {
   int& descriptor = descriptors_.at(shard);
   const Path path = folder_ / shards_[shard];
   if (descriptor < 0) {
@@ -153,17 +157,20 @@ void ShardReader::read(std::uint32_t shard, std::uint64_t offset, std::uint32_t 
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) throw IoError::from_errno("read shard", path.native());
     if (n == 0) {
-      throw InputError("read shard", path.native(), fmt::format("it ends before byte {}", offset + size_bytes),
+      throw InputError("read shard", path.native(),
+                       fmt::format("it ends before byte {}", offset + size_bytes),
                        "copy or pack it again");
     }
     done += static_cast<std::size_t>(n);
   }
   const std::uint32_t found = libdeflate_crc32(0, buffer.data(), buffer.size());
   if (found != crc32) {
-    throw InputError("read shard", path.native(),
-                     fmt::format("the tile at byte {} has checksum {:08x}, its index says {:08x}: the shard has changed",
-                                 offset, found, crc32),
-                     "copy or pack it again");
+    throw InputError(
+        "read shard", path.native(),
+        fmt::format(
+            "the tile at byte {} has checksum {:08x}, its index says {:08x}: the shard has changed",
+            offset, found, crc32),
+        "copy or pack it again");
   }
 }
 

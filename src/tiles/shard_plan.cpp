@@ -10,21 +10,26 @@
 
 namespace quadrat {
 
-ShardPlan::ShardPlan(std::span<const std::int32_t> labels, std::int64_t shards, std::int64_t batch_global,
-                     std::uint64_t seed)
-    : seed_(seed), per_shard_(batch_global / std::max<std::int64_t>(1, shards)), tiles_(std::ssize(labels)) {
+ShardPlan::ShardPlan(std::span<const std::int32_t> labels, std::int64_t shards,
+                     std::int64_t batch_global, std::uint64_t seed)
+    : seed_(seed),
+      per_shard_(batch_global / std::max<std::int64_t>(1, shards)),
+      tiles_(std::ssize(labels)) {
   if (shards < 1) throw UsageError(fmt::format("--shards is {}, but must be at least 1", shards));
   if (batch_global < 1 || batch_global % shards != 0) {
-    throw UsageError(fmt::format(
-        "--batch_size is {}, but must be a multiple of --shards ({}): every batch takes as many tiles from each shard",
-        batch_global, shards));
+    throw UsageError(
+        fmt::format("--batch_size is {}, but must be a multiple of --shards ({}): every batch "
+                    "takes as many tiles from each shard",
+                    batch_global, shards));
   }
   if (tiles_ < shards) {
-    throw UsageError(fmt::format("there are {} training tiles for {} shards; give more tiles or a smaller --shards",
-                                 tiles_, shards));
+    throw UsageError(fmt::format(
+        "there are {} training tiles for {} shards; give more tiles or a smaller --shards", tiles_,
+        shards));
   }
   std::map<std::int32_t, std::vector<std::uint32_t>> by_class;
-  for (std::size_t i = 0; i < labels.size(); ++i) by_class[labels[i]].push_back(static_cast<std::uint32_t>(i));
+  for (std::size_t i = 0; i < labels.size(); ++i)
+    by_class[labels[i]].push_back(static_cast<std::uint32_t>(i));
   members_.resize(static_cast<std::size_t>(shards));
   std::size_t next = 0;
   for (auto& [label, members] : by_class) {
@@ -47,8 +52,9 @@ std::int64_t ShardPlan::batch_tiles(std::int64_t step) const {
 
 ShardPlan::Range ShardPlan::shards_of(int rank, int ranks) const {
   if (ranks > shards()) {
-    throw UsageError(fmt::format("there are {} ranks for {} shards; start at most {} ranks or raise --shards", ranks,
-                                 shards(), shards()));
+    throw UsageError(
+        fmt::format("there are {} ranks for {} shards; start at most {} ranks or raise --shards",
+                    ranks, shards(), shards()));
   }
   return {shards() * rank / ranks, shards() * (rank + 1) / ranks};
 }

@@ -18,8 +18,10 @@ namespace {
 
 /// Reserved now, given pages when first written: a tile that is never asked for costs nothing.
 std::uint8_t* map_memory(std::size_t bytes) {
-  void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (address == MAP_FAILED) throw IoError::from_errno("reserve memory for decoded tiles", fmt::format("{} bytes", bytes));
+  void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (address == MAP_FAILED)
+    throw IoError::from_errno("reserve memory for decoded tiles", fmt::format("{} bytes", bytes));
   return static_cast<std::uint8_t*>(address);
 }
 
@@ -42,8 +44,8 @@ std::uint8_t* map_scratch(const Path& folder, std::size_t bytes) {
 
 }  // namespace
 
-TileStore::TileStore(const Catalog& catalog, std::vector<std::uint32_t> tiles, std::uint32_t side_px,
-                     const StoreLimits& limits)
+TileStore::TileStore(const Catalog& catalog, std::vector<std::uint32_t> tiles,
+                     std::uint32_t side_px, const StoreLimits& limits)
     : catalog_(catalog),
       reader_(catalog),
       tiles_(std::move(tiles)),
@@ -71,7 +73,8 @@ std::uint8_t* TileStore::slot(std::size_t position) {
 }
 
 const std::uint8_t* TileStore::pixels(std::uint32_t tile) {
-  const auto position = static_cast<std::size_t>(std::lower_bound(tiles_.begin(), tiles_.end(), tile) - tiles_.begin());
+  const auto position = static_cast<std::size_t>(
+      std::lower_bound(tiles_.begin(), tiles_.end(), tile) - tiles_.begin());
   std::uint8_t* target = slot(position);
   if (decoded_[position]) return target;
   const bool kept = target != nullptr;

@@ -4,8 +4,8 @@
 
 namespace quadrat {
 
-BatchStream::BatchStream(TileStore& store, const TileTransform& transform, bool augmented, SamplesOfStep samples,
-                         Steps steps)
+BatchStream::BatchStream(TileStore& store, const TileTransform& transform, bool augmented,
+                         SamplesOfStep samples, Steps steps)
     : store_(store),
       transform_(transform),
       augmented_(augmented),
@@ -26,8 +26,9 @@ torch::Tensor BatchStream::buffer(std::int64_t step, std::int64_t rows) {
   torch::Tensor& whole = buffers_[static_cast<std::size_t>(step) % buffers_.size()];
   if (!whole.defined() || whole.size(0) < rows) {
     const auto side = static_cast<std::int64_t>(transform_.side_px());
-    whole = torch::empty({rows, 3, side, side},
-                         torch::TensorOptions(torch::kFloat).memory_format(torch::MemoryFormat::ChannelsLast));
+    whole = torch::empty(
+        {rows, 3, side, side},
+        torch::TensorOptions(torch::kFloat).memory_format(torch::MemoryFormat::ChannelsLast));
   }
   return whole.narrow(0, 0, rows);
 }
@@ -47,7 +48,8 @@ void BatchStream::produce(Steps steps) {
       const std::uint8_t* pixels = nullptr;
       for (const Sample& sample : samples) {
         // Views of one tile follow each other where all are made: decoded once, kept or not.
-        if (batch.tiles.empty() || batch.tiles.back() != sample.tile) pixels = store_.pixels(sample.tile);
+        if (batch.tiles.empty() || batch.tiles.back() != sample.tile)
+          pixels = store_.pixels(sample.tile);
         if (augmented_) {
           transform_.train(pixels, sample.view, sample.tile, out);
         } else {

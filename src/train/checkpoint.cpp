@@ -19,12 +19,14 @@ constexpr const char* kKept = "kept.probabilities";
 std::string optimizer_name(std::size_t i) { return fmt::format("optimizer.{}", i); }
 
 nlohmann::json to_json(const EpochRow& row) {
-  return {row.epoch,         row.train_loss, row.train_error, row.validation_loss, row.validation_error,
-          row.learning_rate, row.seconds,    row.tiles_per_s};
+  return {row.epoch,           row.train_loss,       row.train_error,
+          row.validation_loss, row.validation_error, row.learning_rate,
+          row.seconds,         row.tiles_per_s};
 }
 
 EpochRow row_from(const nlohmann::json& json) {
-  return {json.at(0), json.at(1), json.at(2), json.at(3), json.at(4), json.at(5), json.at(6), json.at(7)};
+  return {json.at(0), json.at(1), json.at(2), json.at(3),
+          json.at(4), json.at(5), json.at(6), json.at(7)};
 }
 
 }  // namespace
@@ -35,7 +37,8 @@ void write_checkpoint(const Path& path, const Network& network, const Optimizer&
   card.architecture = network.architecture();
   WeightsFile file = to_weights_file(network, card);
   const auto state = optimizer.state();
-  for (std::size_t i = 0; i < state.size(); ++i) file.tensors.push_back(to_stored(optimizer_name(i), state[i]));
+  for (std::size_t i = 0; i < state.size(); ++i)
+    file.tensors.push_back(to_stored(optimizer_name(i), state[i]));
   StoredTensor kept;
   kept.name = kKept;
   kept.shape = {std::ssize(position.kept_probabilities)};
@@ -61,15 +64,18 @@ void write_checkpoint(const Path& path, const Network& network, const Optimizer&
   write_safetensors(path, file);
 }
 
-std::optional<RunPosition> read_checkpoint(const Path& path, Network& network, Optimizer& optimizer) {
+std::optional<RunPosition> read_checkpoint(const Path& path, Network& network,
+                                           Optimizer& optimizer) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return std::nullopt;
   const WeightsFile file = read_weights(path);
   const auto wrong = [&](const std::string& finding) {
-    return InputError("go on from", path.native(), finding, "remove the run's folder to start it over");
+    return InputError("go on from", path.native(), finding,
+                      "remove the run's folder to start it over");
   };
   const auto format = file.metadata.find("format");
-  if (format == file.metadata.end() || format->second != kFormat) throw wrong("it is not a quadrat checkpoint");
+  if (format == file.metadata.end() || format->second != kFormat)
+    throw wrong("it is not a quadrat checkpoint");
 
   RunPosition position;
   std::int64_t optimizer_steps = 0;
@@ -91,7 +97,8 @@ std::optional<RunPosition> read_checkpoint(const Path& path, Network& network, O
   std::vector<torch::Tensor> state;
   for (const torch::Tensor& mine : optimizer.state()) {
     const StoredTensor* stored = file.find(optimizer_name(state.size()));
-    if (stored == nullptr || stored->shape != mine.sizes().vec()) throw wrong("its optimizer state is of another network");
+    if (stored == nullptr || stored->shape != mine.sizes().vec())
+      throw wrong("its optimizer state is of another network");
     state.push_back(to_tensor(*stored));
   }
   optimizer.restore(state, optimizer_steps);

@@ -25,7 +25,8 @@ std::vector<std::uint32_t> share_of_validation(const Session& session) {
   return mine;
 }
 
-Evaluation evaluate(const Session& session, Inputs& inputs, const std::vector<std::uint32_t>& tiles) {
+Evaluation evaluate(const Session& session, Inputs& inputs,
+                    const std::vector<std::uint32_t>& tiles) {
   session.network->eval();
   const torch::NoGradGuard no_gradients;
   const auto count = std::ssize(tiles);

@@ -6,13 +6,16 @@ namespace quadrat {
 
 FeatureCache::FeatureCache(std::vector<std::uint32_t> tiles, std::int64_t views, std::int64_t width,
                            torch::ScalarType dtype)
-    : tiles_(std::move(tiles)), views_(views), values_(torch::empty({std::ssize(tiles_) * views, width}, dtype)) {}
+    : tiles_(std::move(tiles)),
+      views_(views),
+      values_(torch::empty({std::ssize(tiles_) * views, width}, dtype)) {}
 
 torch::Tensor FeatureCache::rows_of(const std::vector<Sample>& samples) const {
   auto rows = torch::empty({std::ssize(samples)}, torch::kLong);
   auto* row = rows.data_ptr<std::int64_t>();
   for (const Sample& sample : samples) {
-    const auto position = std::lower_bound(tiles_.begin(), tiles_.end(), sample.tile) - tiles_.begin();
+    const auto position =
+        std::lower_bound(tiles_.begin(), tiles_.end(), sample.tile) - tiles_.begin();
     *row++ = position * views_ + static_cast<std::int64_t>(sample.view);
   }
   return rows;

@@ -32,7 +32,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 std::vector<std::int32_t> labels_of(const Catalog& catalog) {
   std::vector<std::int32_t> labels;
@@ -90,7 +92,8 @@ void Finetuner::describe(const Settings& config) {
   record_.git_commit = git_commit();
   record_.config = config;
   record_.classes = session_.sets.train.classes;
-  const int hosts = static_cast<int>(ranks_.sum(static_cast<std::int64_t>(ranks_.split_by_host().is_root() ? 1 : 0)));
+  const int hosts = static_cast<int>(
+      ranks_.sum(static_cast<std::int64_t>(ranks_.split_by_host().is_root() ? 1 : 0)));
   int version = 0, subversion = 0;
   MPI_Get_version(&version, &subversion);
   record_.environment = {
@@ -123,35 +126,44 @@ void Finetuner::resume() {
 void Finetuner::announce() const {
   if (!ranks_.is_root()) return;
   if (!position_.epochs.empty() || position_.step > 0) {
-    log::line("going on with '{}' at epoch {}, step {}", options_.output_model_name, position_.epoch,
-              position_.step / options_.accumulate_batches + 1);
+    log::line("going on with '{}' at epoch {}, step {}", options_.output_model_name,
+              position_.epoch, position_.step / options_.accumulate_batches + 1);
   }
   if (!session_.weights_given()) {
-    log::line("no --pretrained_weights given: {} starts from random initialisation", options_.pretrained_model_type);
+    log::line("no --pretrained_weights given: {} starts from random initialisation",
+              options_.pretrained_model_type);
     if (session_.card.retraining != Retraining::kAll) {
-      log::warn("--retraining_type {} keeps random layers frozen; give --pretrained_weights", options_.retraining_type);
+      log::warn("--retraining_type {} keeps random layers frozen; give --pretrained_weights",
+                options_.retraining_type);
     }
   }
-  log::line("{} tiles to train on and {} to validate, {} rank{} x {} thread{}, {}", session_.sets.train.tiles.size(),
-            session_.sets.validation.tiles.size(), ranks_.size(), ranks_.size() == 1 ? "" : "s", session_.threads,
-            session_.threads == 1 ? "" : "s", session_.bf16 ? "bf16" : "fp32");
+  log::line("{} tiles to train on and {} to validate, {} rank{} x {} thread{}, {}",
+            session_.sets.train.tiles.size(), session_.sets.validation.tiles.size(), ranks_.size(),
+            ranks_.size() == 1 ? "" : "s", session_.threads, session_.threads == 1 ? "" : "s",
+            session_.bf16 ? "bf16" : "fp32");
 }
 
-/// Features are kept where they fit, the validation tiles' first, since all of them are looked at each epoch; decoded
-/// tiles share what is left.
+/// Features are kept where they fit, the validation tiles' first, since all of them are looked at
+/// each epoch; decoded tiles share what is left.
 void Finetuner::make_inputs() {
   using Use = Inputs::Use;
   auto left = static_cast<std::uint64_t>(options_.memory_limit * 1e9);
   auto train_tiles = plan_.tiles_of(plan_.shards_of(ranks_.rank(), ranks_.size()));
-  const auto count = [](const std::vector<std::uint32_t>& tiles) { return static_cast<double>(tiles.size()); };
-  std::uint64_t for_validation = Inputs::feature_bytes(session_, validation_tiles_.size(), Use::kValidation);
+  const auto count = [](const std::vector<std::uint32_t>& tiles) {
+    return static_cast<double>(tiles.size());
+  };
+  std::uint64_t for_validation =
+      Inputs::feature_bytes(session_, validation_tiles_.size(), Use::kValidation);
   if (for_validation == 0 || for_validation > left) {
-    const double share = count(validation_tiles_) / std::max(1.0, count(validation_tiles_) + count(train_tiles));
+    const double share =
+        count(validation_tiles_) / std::max(1.0, count(validation_tiles_) + count(train_tiles));
     for_validation = static_cast<std::uint64_t>(static_cast<double>(left) * share);
   }
   left -= for_validation;
-  train_inputs_.emplace(session_, session_.sets.train, std::move(train_tiles), Use::kTraining, left);
-  validation_inputs_.emplace(session_, session_.sets.validation, validation_tiles_, Use::kValidation, for_validation);
+  train_inputs_.emplace(session_, session_.sets.train, std::move(train_tiles), Use::kTraining,
+                        left);
+  validation_inputs_.emplace(session_, session_.sets.validation, validation_tiles_,
+                             Use::kValidation, for_validation);
 }
 
 void Finetuner::finish_epoch(const Evaluation& evaluation, double evaluation_s) {
@@ -168,7 +180,8 @@ void Finetuner::finish_epoch(const Evaluation& evaluation, double evaluation_s) 
   bool best = true;
   for (const EpochRow& earlier : position_.epochs) {
     best = best && (row.validation_error < earlier.validation_error ||
-                    (row.validation_error == earlier.validation_error && row.validation_loss < earlier.validation_loss));
+                    (row.validation_error == earlier.validation_error &&
+                     row.validation_loss < earlier.validation_loss));
   }
   position_.epochs.push_back(row);
   if (best) {
@@ -180,10 +193,12 @@ void Finetuner::finish_epoch(const Evaluation& evaluation, double evaluation_s) 
   position_.loss_sum = position_.wrong = position_.train_seconds = 0;
   if (!ranks_.is_root()) return;
 
-  const std::string waiting =
-      ranks_.size() == 1 ? "" : fmt::format(", {:.1f} % of it waiting for ranks", 100 * trainer_.waiting_share());
+  const std::string waiting = ranks_.size() == 1 ? ""
+                                                 : fmt::format(", {:.1f} % of it waiting for ranks",
+                                                               100 * trainer_.waiting_share());
   log::line(
-      "epoch {:>2}/{}: train loss {:.4f} error {:5.2f} %, validation loss {:.4f} error {:5.2f} %, {:.1f} tiles/s{}{}",
+      "epoch {:>2}/{}: train loss {:.4f} error {:5.2f} %, validation loss {:.4f} error {:5.2f} %, "
+      "{:.1f} tiles/s{}{}",
       row.epoch, options_.num_epochs, row.train_loss, 100 * row.train_error, row.validation_loss,
       100 * row.validation_error, row.tiles_per_s, waiting, best ? ", best so far" : "");
 }
@@ -196,10 +211,11 @@ void Finetuner::write_epoch(bool stops_here) {
   write_record(stops_here ? RunStatus::kInterrupted : RunStatus::kRunning);
   if (ranks_.is_root() && better) {
     folder_.write_predictions(record_.validation, record_.classes);
-    folder_.write_labels_and_info(record_.classes, {{"output_model_name", options_.output_model_name},
-                                                    {"model_source", "finetune"},
-                                                    {"pretrained_model_type", options_.pretrained_model_type},
-                                                    {"retraining_type", options_.retraining_type}});
+    folder_.write_labels_and_info(record_.classes,
+                                  {{"output_model_name", options_.output_model_name},
+                                   {"model_source", "finetune"},
+                                   {"pretrained_model_type", options_.pretrained_model_type},
+                                   {"retraining_type", options_.retraining_type}});
   }
   save_checkpoint();
 }
@@ -212,8 +228,10 @@ void Finetuner::write_record(RunStatus status) {
   record_.validation.probabilities = position_.kept_probabilities;
   record_.validation.predicted.clear();
   const auto columns = static_cast<std::ptrdiff_t>(session_.classes());
-  for (auto row = position_.kept_probabilities.begin(); row != position_.kept_probabilities.end(); row += columns) {
-    record_.validation.predicted.push_back(static_cast<std::uint16_t>(std::max_element(row, row + columns) - row));
+  for (auto row = position_.kept_probabilities.begin(); row != position_.kept_probabilities.end();
+       row += columns) {
+    record_.validation.predicted.push_back(
+        static_cast<std::uint16_t>(std::max_element(row, row + columns) - row));
   }
   RunRecord record = record_;
   if (position_.kept_epoch == 0) record.validation = {};
@@ -227,14 +245,16 @@ void Finetuner::save_checkpoint() {
 
 void Finetuner::fail_for_loss() {
   mpi::together(ranks_, [&] { write_record(RunStatus::kFailed); });
-  const std::string kept =
-      position_.kept_epoch > 0
-          ? fmt::format("the model of epoch {} is kept in '{}'", position_.kept_epoch, folder_.model().native())
-          : "no model was kept";
-  throw Error::shared(ErrorKind::kInput,
-                      fmt::format("the loss of epoch {} is no longer a finite number; lower --learning_rate (it is {}) "
-                                  "or give --clip_gradients; {}",
-                                  position_.epoch, options_.effective_learning_rate(), kept));
+  const std::string kept = position_.kept_epoch > 0
+                               ? fmt::format("the model of epoch {} is kept in '{}'",
+                                             position_.kept_epoch, folder_.model().native())
+                               : "no model was kept";
+  throw Error::shared(
+      ErrorKind::kInput,
+      fmt::format(
+          "the loss of epoch {} is no longer a finite number; lower --learning_rate (it is {}) "
+          "or give --clip_gradients; {}",
+          position_.epoch, options_.effective_learning_rate(), kept));
 }
 
 /// Whether no epoch is left to train.
@@ -248,15 +268,17 @@ void Finetuner::print_summary() const {
   const double seconds = seconds_since(start_);
   const EpochRow& kept = position_.epochs.at(position_.kept_epoch - 1);
   fmt::print("run                {}\n", folder_.path().native());
-  fmt::print("network            {}, {}, {} weights\n", options_.pretrained_model_type, options_.retraining_type,
+  fmt::print("network            {}, {}, {} weights\n", options_.pretrained_model_type,
+             options_.retraining_type,
              session_.weights_given() ? "pretrained" : "randomly initialised");
-  fmt::print("tiles              {} to train on, {} to validate, {} classes\n", session_.sets.train.tiles.size(),
-             session_.sets.validation.tiles.size(), session_.classes());
-  fmt::print("validation error   {:.2f} % (epoch {} of {}, kept)\n", 100 * kept.validation_error, kept.epoch,
-             position_.epochs.size());
+  fmt::print("tiles              {} to train on, {} to validate, {} classes\n",
+             session_.sets.train.tiles.size(), session_.sets.validation.tiles.size(),
+             session_.classes());
+  fmt::print("validation error   {:.2f} % (epoch {} of {}, kept)\n", 100 * kept.validation_error,
+             kept.epoch, position_.epochs.size());
   fmt::print("time               {} on {} rank{}, {}\n",
-             seconds < 60 ? fmt::format("{:.1f} s", seconds) : format_duration(seconds), ranks_.size(),
-             ranks_.size() == 1 ? "" : "s", session_.bf16 ? "bf16" : "fp32");
+             seconds < 60 ? fmt::format("{:.1f} s", seconds) : format_duration(seconds),
+             ranks_.size(), ranks_.size() == 1 ? "" : "s", session_.bf16 ? "bf16" : "fp32");
   std::fflush(stdout);
 }
 
@@ -308,13 +330,17 @@ int finetune(const FinetuneOptions& options, const Settings& config) {
   const mpi::Watchdog watchdog(ranks, options.watchdog_seconds);
   log::set_origin("quadrat-finetune", ranks.size() > 1 ? ranks.rank() : -1);
   if (ranks.size() > options.shards) {
-    throw Error::shared(ErrorKind::kUsage, fmt::format("there are {} ranks for {} shards; start at most {} ranks or raise --shards",
-                                                       ranks.size(), options.shards, options.shards));
+    throw Error::shared(
+        ErrorKind::kUsage,
+        fmt::format("there are {} ranks for {} shards; start at most {} ranks or raise --shards",
+                    ranks.size(), options.shards, options.shards));
   }
   const RunFolder folder(options.runs, options.output_model_name);
   std::int64_t is_complete = 0;
   mpi::together(ranks, [&] {
-    if (ranks.is_root()) is_complete = folder.is_complete(config, may_change_on_resume, options.resume == "auto") ? 1 : 0;
+    if (ranks.is_root())
+      is_complete =
+          folder.is_complete(config, may_change_on_resume, options.resume == "auto") ? 1 : 0;
   });
   if (ranks.sum(is_complete) != 0) {
     if (ranks.is_root()) fmt::print("run {} is complete; nothing to do\n", folder.path().native());

@@ -8,7 +8,8 @@ namespace quadrat {
 
 namespace {
 
-/// AlexNet's last map, which torch flattens as [channels, positions] and the plan as [positions, channels].
+/// AlexNet's last map, which torch flattens as [channels, positions] and the plan as [positions,
+/// channels].
 constexpr std::int64_t kMapPositions = 6 * 6;
 constexpr std::int64_t kMapChannels = 256;
 
@@ -16,8 +17,8 @@ constexpr std::int64_t kMapChannels = 256;
 void cut_after_convolutions(score::FusedNetwork& network) {
   using Kind = score::Layer::Kind;
   auto& layers = network.layers;
-  const auto flatten =
-      std::find_if(layers.begin(), layers.end(), [](const auto& layer) { return layer.kind == Kind::kFlatten; });
+  const auto flatten = std::find_if(layers.begin(), layers.end(),
+                                    [](const auto& layer) { return layer.kind == Kind::kFlatten; });
   score::Layer head = layers.back();
   head.input = flatten->output;
   head.weight = torch::zeros({head.weight.size(0), kMapPositions * kMapChannels});
@@ -28,7 +29,8 @@ void cut_after_convolutions(score::FusedNetwork& network) {
 
 }  // namespace
 
-FrozenLayers::FrozenLayers(const Session& session) : session_(session), batch_(score::Plan::kTilesAtOnce) {
+FrozenLayers::FrozenLayers(const Session& session)
+    : session_(session), batch_(score::Plan::kTilesAtOnce) {
   if (session.device.is_cuda()) return;
   auto network = score::fuse_network(to_weights_file(*session.network, session.card), session.card,
                                      session.options.pretrained_weights);
@@ -38,7 +40,8 @@ FrozenLayers::FrozenLayers(const Session& session) : session_(session), batch_(s
     batch_ = score::Plan::suitable_batch(session.card.architecture);
   }
   const bool bf16 = session.bf16 && score::is_supported(score::Precision::kBf16);
-  plan_.emplace(std::move(network), bf16 ? score::Precision::kBf16 : score::Precision::kFp32, batch_);
+  plan_.emplace(std::move(network), bf16 ? score::Precision::kBf16 : score::Precision::kFp32,
+                batch_);
 }
 
 std::int64_t FrozenLayers::width(const ModelCard& card) {
@@ -56,7 +59,8 @@ torch::Tensor FrozenLayers::features(const torch::Tensor& tiles) {
     const std::int64_t here = std::min(batch_, tiles.size(0) - first);
     auto features = plan_->infer(tiles.narrow(0, first, here)).features;
     if (session_.card.retraining == Retraining::kFullyConnected) {
-      features = features.view({here, kMapPositions, kMapChannels}).transpose(1, 2).reshape({here, -1});
+      features =
+          features.view({here, kMapPositions, kMapChannels}).transpose(1, 2).reshape({here, -1});
     }
     all.narrow(0, first, here).copy_(features);
   }

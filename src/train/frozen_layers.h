@@ -10,8 +10,9 @@
 
 namespace quadrat {
 
-/// The layers that are not trained, compiled for this CPU by scoring's plan: fused, prepacked, and a tile's features a
-/// function of the tile alone, whatever its company. On a GPU the network's own.
+/// The layers that are not trained, compiled for this CPU by scoring's plan: fused, prepacked, and
+/// a tile's features a function of the tile alone, whatever its company. On a GPU the network's
+/// own.
 class FrozenLayers {
  public:
   explicit FrozenLayers(const Session& session);

@@ -12,8 +12,11 @@ namespace quadrat {
 
 namespace {
 
-/// bf16 matrix products round their input to bf16 anyway: features kept so are the same to them, at half the memory.
-torch::ScalarType feature_type(const Session& session) { return session.bf16 ? torch::kBFloat16 : torch::kFloat; }
+/// bf16 matrix products round their input to bf16 anyway: features kept so are the same to them, at
+/// half the memory.
+torch::ScalarType feature_type(const Session& session) {
+  return session.bf16 ? torch::kBFloat16 : torch::kFloat;
+}
 
 bool is_augmented(const Session& session, Inputs::Use use) {
   return use == Inputs::Use::kTraining && session.transform.augment() != Augment::kNone;
@@ -69,8 +72,8 @@ std::uint64_t Inputs::feature_bytes(const Session& session, std::size_t tiles, U
   return tiles * views_of(session, use) * width * torch::elementSize(feature_type(session));
 }
 
-Inputs::Inputs(const Session& session, const Catalog& catalog, std::vector<std::uint32_t> tiles, Use use,
-               std::uint64_t memory_bytes)
+Inputs::Inputs(const Session& session, const Catalog& catalog, std::vector<std::uint32_t> tiles,
+               Use use, std::uint64_t memory_bytes)
     : session_(session),
       tiles_(std::move(tiles)),
       augmented_(is_augmented(session, use)),
@@ -79,20 +82,24 @@ Inputs::Inputs(const Session& session, const Catalog& catalog, std::vector<std::
   const std::uint64_t wanted = feature_bytes(session, tiles_.size(), use);
   const bool keeps = views_ > 0 && wanted <= memory_bytes;
   // Nobody looks at pixels again once the features are kept.
-  store_ = std::make_unique<TileStore>(catalog, tiles_, kTileSide_px,
-                                       StoreLimits{keeps ? 0 : memory_bytes, session.options.scratch});
+  store_ =
+      std::make_unique<TileStore>(catalog, tiles_, kTileSide_px,
+                                  StoreLimits{keeps ? 0 : memory_bytes, session.options.scratch});
   if (views_ == 0) return;
   frozen_ = std::make_unique<FrozenLayers>(session);
   if (keeps) {
-    cache_ = std::make_unique<FeatureCache>(tiles_, static_cast<std::int64_t>(views_),
-                                            FrozenLayers::width(session.card), feature_type(session));
+    cache_ =
+        std::make_unique<FeatureCache>(tiles_, static_cast<std::int64_t>(views_),
+                                       FrozenLayers::width(session.card), feature_type(session));
     compute_all(set);
     frozen_.reset();
     store_.reset();
   } else if (session.ranks.is_root()) {
-    log::line("the features of the {} tiles would take {:.2f} GB a rank and --memory_limit leaves {:.2f}: they are "
-              "computed anew each epoch",
-              set, static_cast<double>(wanted) / 1e9, static_cast<double>(memory_bytes) / 1e9);
+    log::line(
+        "the features of the {} tiles would take {:.2f} GB a rank and --memory_limit leaves "
+        "{:.2f}: they are "
+        "computed anew each epoch",
+        set, static_cast<double>(wanted) / 1e9, static_cast<double>(memory_bytes) / 1e9);
   }
 }
 
@@ -109,7 +116,8 @@ void Inputs::compute_all(std::string_view what) {
   };
   const auto steps = static_cast<std::int64_t>((samples + at_once - 1) / at_once);
   BatchStream pixels(*store_, session_.transform, augmented_, samples_of, {0, steps});
-  Progress progress(fmt::format("features of the {} tiles", what), "tiles", samples, session_.ranks.is_root());
+  Progress progress(fmt::format("features of the {} tiles", what), "tiles", samples,
+                    session_.ranks.is_root());
   for (std::int64_t step = 0; step < steps; ++step) {
     cache_->put(samples_of(step), frozen_->features(pixels.next().input).cpu());
     progress.update(std::min(static_cast<std::uint64_t>(step + 1) * at_once, samples));
@@ -121,13 +129,15 @@ std::unique_ptr<InputStream> Inputs::stream(std::uint64_t epoch, TilesOfStep til
     std::vector<Sample> of_step;
     for (const std::uint32_t tile : tiles(step)) {
       std::uint64_t view = epoch;
-      if (views_ > 0) view = KeyedRandom({session_.seed, kStreamAugment, epoch, tile}).below(views_);
+      if (views_ > 0)
+        view = KeyedRandom({session_.seed, kStreamAugment, epoch, tile}).below(views_);
       of_step.push_back({tile, view});
     }
     return of_step;
   };
   if (cache_) return std::make_unique<KeptFeatures>(*cache_, std::move(samples), steps);
-  auto pixels = std::make_unique<BatchStream>(*store_, session_.transform, augmented_, std::move(samples), steps);
+  auto pixels = std::make_unique<BatchStream>(*store_, session_.transform, augmented_,
+                                              std::move(samples), steps);
   if (views_ == 0) return pixels;
   return std::make_unique<FreshFeatures>(std::move(pixels), *frozen_, feature_type(session_));
 }

@@ -14,9 +14,9 @@
 
 namespace quadrat {
 
-/// What the trained layers are given: pixels where all of the network is trained, else the features that the frozen
-/// layers make of them. Features are computed once where they fit into memory and else each time anew: the same
-/// numbers either way.
+/// What the trained layers are given: pixels where all of the network is trained, else the features
+/// that the frozen layers make of them. Features are computed once where they fit into memory and
+/// else each time anew: the same numbers either way.
 class Inputs {
  public:
   enum class Use { kTraining, kValidation };
@@ -32,7 +32,8 @@ class Inputs {
   /// Which tiles are in a step.
   using TilesOfStep = std::function<std::vector<std::uint32_t>(std::int64_t step)>;
 
-  /// @param epoch chooses the augmentation: every one another for pixels, one of the views for features
+  /// @param epoch chooses the augmentation: every one another for pixels, one of the views for
+  /// features
   std::unique_ptr<InputStream> stream(std::uint64_t epoch, TilesOfStep tiles, Steps steps);
 
  private:

@@ -11,7 +11,8 @@ Optimizer::Optimizer(std::vector<torch::Tensor> parameters, const Options& optio
     momentum_.push_back(torch::zeros_like(parameter));
     if (options_.kind != "adamw") continue;
     second_.push_back(torch::zeros_like(parameter));
-    step_count_.push_back(torch::zeros({}, torch::TensorOptions(torch::kFloat).device(parameter.device())));
+    step_count_.push_back(
+        torch::zeros({}, torch::TensorOptions(torch::kFloat).device(parameter.device())));
   }
 }
 
@@ -28,11 +29,13 @@ void Optimizer::step(double learning_rate) {
   }
   if (options_.kind == "adamw") {
     at::_foreach_add_(step_count_, 1);
-    at::_fused_adamw_(parameters_, gradients, momentum_, second_, {}, step_count_, learning_rate, 0.9, 0.999,
-                      options_.weight_decay, 1e-8, /*amsgrad=*/false, /*maximize=*/false);
+    at::_fused_adamw_(parameters_, gradients, momentum_, second_, {}, step_count_, learning_rate,
+                      0.9, 0.999, options_.weight_decay, 1e-8, /*amsgrad=*/false,
+                      /*maximize=*/false);
   } else {
-    at::_fused_sgd_(parameters_, gradients, momentum_, options_.weight_decay, options_.momentum, learning_rate,
-                    /*dampening=*/0, /*nesterov=*/false, /*maximize=*/false, /*is_first_step=*/steps_ == 0);
+    at::_fused_sgd_(
+        parameters_, gradients, momentum_, options_.weight_decay, options_.momentum, learning_rate,
+        /*dampening=*/0, /*nesterov=*/false, /*maximize=*/false, /*is_first_step=*/steps_ == 0);
   }
   ++steps_;
 }

@@ -10,8 +10,9 @@
 
 namespace quadrat {
 
-LearningRateSchedule::LearningRateSchedule(const std::string& kind, double base, double warmup_epochs,
-                                           std::int64_t epochs, std::int64_t steps_per_epoch)
+LearningRateSchedule::LearningRateSchedule(const std::string& kind, double base,
+                                           double warmup_epochs, std::int64_t epochs,
+                                           std::int64_t steps_per_epoch)
     : base_(base),
       warmup_steps_(warmup_epochs * static_cast<double>(steps_per_epoch)),
       total_steps_(static_cast<double>(epochs * steps_per_epoch)) {
@@ -22,7 +23,8 @@ LearningRateSchedule::LearningRateSchedule(const std::string& kind, double base,
   } else if (kind == "cosine") {
     kind_ = Kind::kCosine;
   } else {
-    throw UsageError(fmt::format("--lr_schedule is '{}', but must be constant, step or cosine", printable(kind)));
+    throw UsageError(fmt::format("--lr_schedule is '{}', but must be constant, step or cosine",
+                                 printable(kind)));
   }
 }
 

@@ -18,9 +18,10 @@ torch::Device choose_device(const FinetuneOptions& options, const mpi::Communica
   const bool gpu_usable = comm::has_nccl() && torch::cuda::is_available();
   if (options.device == "cpu" || (options.device == "auto" && !gpu_usable)) return torch::kCPU;
   if (!gpu_usable) {
-    throw DeviceError("use a GPU", "",
-                      comm::has_nccl() ? "this machine has none that CUDA can use" : "this build has no CUDA",
-                      "give --device cpu");
+    throw DeviceError(
+        "use a GPU", "",
+        comm::has_nccl() ? "this machine has none that CUDA can use" : "this build has no CUDA",
+        "give --device cpu");
   }
   const mpi::Communicator host = ranks.split_by_host();
   const auto gpus = static_cast<int>(torch::cuda::device_count());
@@ -67,7 +68,8 @@ void Session::make_network() {
     const Path path = options.pretrained_weights;
     load_weights(*network, read_weights(path), path);
   });
-  // Everyone starts from rank 0's numbers, whatever its processor made of the random initialisation.
+  // Everyone starts from rank 0's numbers, whatever its processor made of the random
+  // initialisation.
   const torch::NoGradGuard no_gradients;
   const auto from_root = [&](torch::Tensor tensor) {
     Bytes bytes;
@@ -80,7 +82,8 @@ void Session::make_network() {
     for (auto& buffer : network->buffers()) from_root(buffer);
   }
   for (auto& parameter : network->parameters()) {
-    if (parameter.dim() == 4) parameter.set_data(parameter.contiguous(torch::MemoryFormat::ChannelsLast));
+    if (parameter.dim() == 4)
+      parameter.set_data(parameter.contiguous(torch::MemoryFormat::ChannelsLast));
   }
   network->to(device);
   network->set_retraining(card.retraining);
@@ -88,14 +91,16 @@ void Session::make_network() {
                           [this](torch::Tensor& sums) { all_reduce->start(sums)->wait(); });
 }
 
-torch::Tensor Session::labels_of(const Catalog& catalog, const std::vector<std::uint32_t>& tiles) const {
+torch::Tensor Session::labels_of(const Catalog& catalog,
+                                 const std::vector<std::uint32_t>& tiles) const {
   auto labels = torch::empty({std::ssize(tiles)}, torch::kLong);
   auto* label = labels.data_ptr<std::int64_t>();
   for (const auto tile : tiles) *label++ = catalog.tiles[tile].label;
   return labels.to(device);
 }
 
-Autocast::Autocast(const Session& session) : enabled_(session.bf16), device_(session.device.type()) {
+Autocast::Autocast(const Session& session)
+    : enabled_(session.bf16), device_(session.device.type()) {
   if (!enabled_) return;
   at::autocast::set_autocast_enabled(device_, true);
   at::autocast::set_autocast_dtype(device_, torch::kBFloat16);

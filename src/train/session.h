@@ -16,8 +16,8 @@
 
 namespace quadrat {
 
-/// What all parts of a training run work with, on this rank: its device, the tiles' lists, the network, and the way to
-/// the other ranks.
+/// What all parts of a training run work with, on this rank: its device, the tiles' lists, the
+/// network, and the way to the other ranks.
 struct Session {
   /// Collective. The network has the same weights on every rank. @throws Error on all ranks
   Session(const FinetuneOptions& options, const mpi::Communicator& ranks);
@@ -46,7 +46,8 @@ struct Session {
   void make_network();
 };
 
-/// bf16 where asked for: convolutions and matrix products under autocast, everything else in float32.
+/// bf16 where asked for: convolutions and matrix products under autocast, everything else in
+/// float32.
 class Autocast {
  public:
   explicit Autocast(const Session& session);

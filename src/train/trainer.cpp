@@ -17,14 +17,17 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 /// Inverse frequency, with mean 1 over the training tiles, so that the loss keeps its scale.
 torch::Tensor make_class_weights(const Session& session) {
   if (session.options.class_weights == "none") return {};
   std::vector<float> weights(session.classes(), 0);
   for (const Tile& tile : session.sets.train.tiles) ++weights[static_cast<std::size_t>(tile.label)];
-  const auto mean = static_cast<float>(session.sets.train.tiles.size()) / static_cast<float>(session.classes());
+  const auto mean =
+      static_cast<float>(session.sets.train.tiles.size()) / static_cast<float>(session.classes());
   for (float& weight : weights) weight = mean / weight;
   return torch::tensor(weights).to(session.device);
 }
@@ -50,12 +53,14 @@ Trainer::Trainer(const Session& session, const ShardPlan& plan)
       plan_(plan),
       shards_(plan.shards_of(session.ranks.rank(), session.ranks.size())),
       batches_per_step_(session.options.accumulate_batches),
-      schedule_(session.options.lr_schedule, session.options.effective_learning_rate(), session.options.warmup_epochs,
-                session.options.num_epochs, steps_of(plan, batches_per_step_)),
+      schedule_(session.options.lr_schedule, session.options.effective_learning_rate(),
+                session.options.warmup_epochs, session.options.num_epochs,
+                steps_of(plan, batches_per_step_)),
       reducer_(session.network->trained_parameters(), *session.all_reduce,
                {.bf16_on_the_wire = session.options.bf16_gradients}),
-      optimizer_(session.network->trained_parameters(),
-                 {session.options.optimizer, session.options.momentum, session.options.weight_decay}),
+      optimizer_(
+          session.network->trained_parameters(),
+          {session.options.optimizer, session.options.momentum, session.options.weight_decay}),
       class_weights_(make_class_weights(session)) {}
 
 Trainer::End Trainer::run_epoch(Inputs& inputs, RunPosition& position) {
@@ -65,13 +70,15 @@ Trainer::End Trainer::run_epoch(Inputs& inputs, RunPosition& position) {
   const double seconds_before = position.train_seconds;
   const auto start = Clock::now();
   waited_s_ = 0;
-  Progress progress(fmt::format("epoch {}/{}", position.epoch, session_.options.num_epochs), "tiles",
-                    static_cast<std::uint64_t>(plan_.tiles()), session_.ranks.is_root());
+  Progress progress(fmt::format("epoch {}/{}", position.epoch, session_.options.num_epochs),
+                    "tiles", static_cast<std::uint64_t>(plan_.tiles()), session_.ranks.is_root());
   std::int64_t done = 0;
   for (std::int64_t batch = 0; batch < position.step; ++batch) done += plan_.batch_tiles(batch);
-  const auto stream = inputs.stream(
-      position.epoch, [&](std::int64_t batch) { return order.batch(batch); }, {position.step, batches});
-  // What ranks have seen so far is their own until the epoch's end, where it is summed; a checkpoint holds the sum.
+  const auto stream =
+      inputs.stream(position.epoch, [&](std::int64_t batch) { return order.batch(batch); },
+                    {position.step, batches});
+  // What ranks have seen so far is their own until the epoch's end, where it is summed; a
+  // checkpoint holds the sum.
   if (!session_.ranks.is_root()) position.loss_sum = position.wrong = 0;
   End end = End::kComplete;
   while (position.step < batches && end == End::kComplete) {
@@ -79,7 +86,8 @@ Trainer::End Trainer::run_epoch(Inputs& inputs, RunPosition& position) {
     end = step(*stream, of_step, position);
     if (end == End::kNotFinite) return end;
     position.step = of_step.second;
-    for (std::int64_t batch = of_step.first; batch < of_step.second; ++batch) done += plan_.batch_tiles(batch);
+    for (std::int64_t batch = of_step.first; batch < of_step.second; ++batch)
+      done += plan_.batch_tiles(batch);
     progress.update(static_cast<std::uint64_t>(done));
     position.train_seconds = seconds_before + seconds_since(start);
   }
@@ -94,7 +102,8 @@ Trainer::End Trainer::run_epoch(Inputs& inputs, RunPosition& position) {
 
 Trainer::End Trainer::step(InputStream& inputs, Steps batches, RunPosition& position) {
   const auto [first, end] = batches;
-  const std::int64_t steps_before = static_cast<std::int64_t>(position.epoch - 1) * steps_of(plan_, batches_per_step_);
+  const std::int64_t steps_before =
+      static_cast<std::int64_t>(position.epoch - 1) * steps_of(plan_, batches_per_step_);
   learning_rate_ = schedule_.at(steps_before + first / batches_per_step_);
   std::int64_t tiles = 0;
   for (std::int64_t batch = first; batch < end; ++batch) tiles += plan_.batch_tiles(batch);
@@ -124,7 +133,8 @@ Trainer::End Trainer::step(InputStream& inputs, Steps batches, RunPosition& posi
   return all;
 }
 
-void Trainer::compute_gradients(const Batch& batch, std::int64_t tiles_in_step, RunPosition& position) {
+void Trainer::compute_gradients(const Batch& batch, std::int64_t tiles_in_step,
+                                RunPosition& position) {
   // Synchronised batch norm needs every rank in the pass, also those without tiles.
   if (batch.tiles.empty() && session_.options.batch_norm != "sync") return;
   std::vector<std::uint64_t> keys;
@@ -139,8 +149,9 @@ void Trainer::compute_gradients(const Batch& batch, std::int64_t tiles_in_step, 
   }
   const auto labels = session_.labels_of(session_.sets.train, batch.tiles);
   // Summed over the rows, so that ranks' losses add up whatever their parts of the batch.
-  const auto loss = at::cross_entropy_loss(logits.to(torch::kFloat), labels, class_weights_, at::Reduction::Sum, -100,
-                                           session_.options.label_smoothing);
+  const auto loss =
+      at::cross_entropy_loss(logits.to(torch::kFloat), labels, class_weights_, at::Reduction::Sum,
+                             -100, session_.options.label_smoothing);
   (loss / static_cast<double>(tiles_in_step)).backward();
   const double loss_value = loss.item<double>();
   finite_ = finite_ && std::isfinite(loss_value);
@@ -148,8 +159,9 @@ void Trainer::compute_gradients(const Batch& batch, std::int64_t tiles_in_step, 
   position.wrong += logits.argmax(1).ne(labels).sum().item<double>();
 }
 
-/// With local batch statistics each rank's running ones would drift apart. Their mean over ranks, taken every step (38 kB
-/// beside 45 MB of gradients), keeps them one: ranks validate the same model and a checkpoint holds all there is.
+/// With local batch statistics each rank's running ones would drift apart. Their mean over ranks,
+/// taken every step (38 kB beside 45 MB of gradients), keeps them one: ranks validate the same
+/// model and a checkpoint holds all there is.
 void Trainer::share_running_statistics() {
   if (session_.ranks.size() == 1 || session_.options.batch_norm != "local" ||
       session_.network->retraining() != Retraining::kAll) {

@@ -22,9 +22,10 @@ class Trainer {
 
   enum class End { kComplete, kAsked, kNotFinite };
 
-  /// Goes on from position.step, and keeps `position` up to date: afterwards its sums are those of all ranks.
-  /// Collective; all ranks end alike. @return kAsked where a signal came in between, kNotFinite where the loss is no
-  /// longer a number: the network is then as it was before that step
+  /// Goes on from position.step, and keeps `position` up to date: afterwards its sums are those of
+  /// all ranks. Collective; all ranks end alike. @return kAsked where a signal came in between,
+  /// kNotFinite where the loss is no longer a number: the network is then as it was before that
+  /// step
   End run_epoch(Inputs& inputs, RunPosition& position);
 
   Optimizer& optimizer() { return optimizer_; }

@@ -129,7 +129,8 @@ TEST(KeyedRandom, shuffle_is_a_permutation_that_never_changes) {
 
 TEST(Text, plain_names) {
   EXPECT_TRUE(is_plain_name("Forest-2_b"));
-  for (const char* bad : {"", "a b", "a/b", "..", "é", "a.b", "a\n"}) EXPECT_FALSE(is_plain_name(bad)) << bad;
+  for (const char* bad : {"", "a b", "a/b", "..", "é", "a.b", "a\n"})
+    EXPECT_FALSE(is_plain_name(bad)) << bad;
 }
 
 TEST(Text, closest_proposes_near_names_only) {
@@ -143,7 +144,9 @@ TEST(Text, csv_fields_are_quoted_where_needed) {
   EXPECT_EQ(csv_field("a,\"b\".png"), "\"a,\"\"b\"\".png\"");
 }
 
-TEST(Text, unprintable_bytes_are_shown_not_sent) { EXPECT_EQ(printable("a\x1b[2Jb"), "a\\x1b[2Jb"); }
+TEST(Text, unprintable_bytes_are_shown_not_sent) {
+  EXPECT_EQ(printable("a\x1b[2Jb"), "a\\x1b[2Jb");
+}
 
 TEST(Progress, durations_read_naturally) {
   EXPECT_EQ(format_duration(0.44), "0.4 s");

@@ -56,7 +56,8 @@ class File {
 
 TEST(Parser, takes_hyphens_for_underscores_and_both_ways_of_giving_a_value) {
   Program p;
-  ASSERT_TRUE(p.parse({"--train", "a b/c", "--num-epochs=3", "--image", "x", "y", "--fast", "-k", "b"}));
+  ASSERT_TRUE(
+      p.parse({"--train", "a b/c", "--num-epochs=3", "--image", "x", "y", "--fast", "-k", "b"}));
   EXPECT_EQ(p.train, "a b/c");
   EXPECT_EQ(p.epochs, 3);
   EXPECT_EQ(p.images, (std::vector<std::string>{"x", "y"}));
@@ -91,9 +92,11 @@ TEST(Parser, an_unknown_name_in_the_file_is_named_with_the_file) {
 }
 
 TEST(Parser, errors_say_what_was_given_and_what_is_meant) {
-  EXPECT_THAT(Program().error({"--train", "x", "--num_epoch", "3"}), HasSubstr("did you mean --num_epochs?"));
+  EXPECT_THAT(Program().error({"--train", "x", "--num_epoch", "3"}),
+              HasSubstr("did you mean --num_epochs?"));
   EXPECT_THAT(Program().error({"--train", "x", "-n", "many"}), HasSubstr("many"));
-  EXPECT_THAT(Program().error({"--train", "x", "--kind", "c"}), HasSubstr("must be one of a and b"));
+  EXPECT_THAT(Program().error({"--train", "x", "--kind", "c"}),
+              HasSubstr("must be one of a and b"));
   EXPECT_THAT(Program().error({"--kind", "b"}), HasSubstr("--train is missing"));
   EXPECT_THAT(Program().error({"--train", "x", "word"}), HasSubstr("words"));
   EXPECT_THAT(Program().error({"--train", "x", "--train", "y"}), HasSubstr("train"));
@@ -103,9 +106,9 @@ TEST(Parser, as_used_lists_every_option_with_its_value) {
   Program p;
   ASSERT_TRUE(p.parse({"--train", "x", "--rate", "5e-4"}));
   using Used = std::pair<std::string, std::string>;
-  EXPECT_THAT(p.parser.as_used(),
-              testing::ElementsAre(Used("train", "x"), Used("num_epochs", "10"), Used("rate", "0.0005"),
-                                   Used("image", ""), Used("fast", "false"), Used("kind", "a")));
+  EXPECT_THAT(p.parser.as_used(), testing::ElementsAre(Used("train", "x"), Used("num_epochs", "10"),
+                                                       Used("rate", "0.0005"), Used("image", ""),
+                                                       Used("fast", "false"), Used("kind", "a")));
   EXPECT_TRUE(p.parser.is_given("rate"));
   EXPECT_FALSE(p.parser.is_given("num_epochs"));
 }

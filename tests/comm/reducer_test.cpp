@@ -1,5 +1,3 @@
-#include "quadrat/comm/gradient_reducer.h"
-
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -7,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "quadrat/comm/gradient_reducer.h"
 #include "quadrat/mpi/communicator.h"
 
 namespace quadrat::comm {
@@ -18,10 +17,14 @@ torch::Tensor part(int rank, at::IntArrayRef shape, torch::ScalarType type = tor
   return torch::randn(shape, torch::kDouble).to(type);
 }
 
-class AllReduceBy : public ::testing::TestWithParam<std::unique_ptr<AllReduce> (*)(const mpi::Communicator&)> {};
+class AllReduceBy
+    : public ::testing::TestWithParam<std::unique_ptr<AllReduce> (*)(const mpi::Communicator&)> {};
 
-INSTANTIATE_TEST_SUITE_P(Backends, AllReduceBy, ::testing::Values(&make_mpi_all_reduce, &make_shared_memory_all_reduce),
-                         [](const auto& backend) { return backend.index == 0 ? "mpi" : "shared_memory"; });
+INSTANTIATE_TEST_SUITE_P(Backends, AllReduceBy,
+                         ::testing::Values(&make_mpi_all_reduce, &make_shared_memory_all_reduce),
+                         [](const auto& backend) {
+                           return backend.index == 0 ? "mpi" : "shared_memory";
+                         });
 
 TEST_P(AllReduceBy, equals_the_serial_sum) {
   const auto ranks = mpi::Communicator::world();
@@ -36,7 +39,8 @@ TEST_P(AllReduceBy, equals_the_serial_sum) {
     }
     auto mine = part(ranks.rank(), {1000}, type);
     reduce->start(mine)->wait();
-    // Each of the n-1 additions rounds a partial sum no larger than the sum of magnitudes, by half a unit at most.
+    // Each of the n-1 additions rounds a partial sum no larger than the sum of magnitudes, by half
+    // a unit at most.
     const double unit = type == torch::kDouble ? 0x1p-53 : type == torch::kFloat ? 0x1p-24 : 0x1p-8;
     const auto bound = magnitude * (unit * 1.01 * std::max(0, ranks.size() - 1));
     EXPECT_TRUE(((mine.to(torch::kDouble) - serial).abs() <= bound).all().item<bool>()) << type;
@@ -66,11 +70,13 @@ TEST_P(AllReduceBy, ranks_of_uneven_speed_wait_for_each_other) {
   const auto reduce = GetParam()(ranks);
   for (int round = 0; round < 30; ++round) {
     auto values = torch::full({300'000}, static_cast<float>(round + ranks.rank()));
-    if (round % ranks.size() == ranks.rank()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    if (round % ranks.size() == ranks.rank())
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
     const auto pending = reduce->start(values);
     if (round % 3 == 0) pending->poll();
     pending->wait();
-    const auto expected = static_cast<float>(ranks.size() * round + ranks.size() * (ranks.size() - 1) / 2);
+    const auto expected =
+        static_cast<float>(ranks.size() * round + ranks.size() * (ranks.size() - 1) / 2);
     EXPECT_TRUE((values == expected).all().item<bool>()) << round;
   }
 }
@@ -113,7 +119,8 @@ std::vector<torch::Tensor> gradients_of(int rank) {
   Net net;
   net.forward(part(rank, {4, 3, 8, 8})).square().mean().backward();
   std::vector<torch::Tensor> gradients;
-  for (const auto& p : net.parameters()) gradients.push_back(p.grad().defined() ? p.grad().clone() : torch::zeros_like(p));
+  for (const auto& p : net.parameters())
+    gradients.push_back(p.grad().defined() ? p.grad().clone() : torch::zeros_like(p));
   return gradients;
 }
 
@@ -152,7 +159,9 @@ void expect_sums(const ReducerOptions& options, double unit) {
 
 TEST(GradientReducer, sums_in_one_bucket) { expect_sums({}, 0x1p-24); }
 
-TEST(GradientReducer, sums_large_gradients_where_they_are) { expect_sums({.bucket_bytes = 64}, 0x1p-24); }
+TEST(GradientReducer, sums_large_gradients_where_they_are) {
+  expect_sums({.bucket_bytes = 64}, 0x1p-24);
+}
 
 TEST(GradientReducer, sums_in_bf16_within_its_rounding) {
   ReducerOptions options;
@@ -190,7 +199,8 @@ TEST(GradientReducer, buckets_match_up_where_gradients_come_in_another_order) {
   reducer.finish();
   const auto expected = gradients_of(0);
   for (std::size_t i = 0; i < 6; ++i) {
-    EXPECT_TRUE(torch::allclose(net.parameters()[i].grad(), expected[i], 1e-6, 1e-8)) << "parameter " << i;
+    EXPECT_TRUE(torch::allclose(net.parameters()[i].grad(), expected[i], 1e-6, 1e-8))
+        << "parameter " << i;
   }
 }
 
@@ -208,9 +218,11 @@ TEST(GradientReducer, accumulates_over_backward_passes) {
   std::vector<torch::Tensor> serial(6);
   for (int r = 0; r < ranks.size(); ++r) {
     const auto gradients = gradients_of(r);
-    for (std::size_t i = 0; i < 6; ++i) serial[i] = r == 0 ? 2 * gradients[i] : serial[i] + 2 * gradients[i];
+    for (std::size_t i = 0; i < 6; ++i)
+      serial[i] = r == 0 ? 2 * gradients[i] : serial[i] + 2 * gradients[i];
   }
-  for (std::size_t i = 0; i < 6; ++i) EXPECT_TRUE(torch::allclose(used[i].grad(), serial[i], 1e-5, 1e-7));
+  for (std::size_t i = 0; i < 6; ++i)
+    EXPECT_TRUE(torch::allclose(used[i].grad(), serial[i], 1e-5, 1e-7));
 }
 
 TEST(Nccl, says_why_it_cannot_be_used_where_there_is_no_gpu) {

@@ -1,5 +1,6 @@
-// What a network of ours computes, for pytorch_parity_test.py to compare with torchvision: reads weights, an input and
-// labels from safetensors, and writes logits, loss, gradients and the weights after one SGD step.
+// What a network of ours computes, for pytorch_parity_test.py to compare with torchvision: reads
+// weights, an input and labels from safetensors, and writes logits, loss, gradients and the weights
+// after one SGD step.
 //
 // probe ARCHITECTURE RETRAINING weights.safetensors batch.safetensors out.safetensors
 #include <torch/torch.h>
@@ -45,13 +46,16 @@ int main(int argc, char** argv) try {
       out.tensors.push_back(to_stored("logits", logits));
       out.tensors.push_back(to_stored("loss", loss));
       for (const auto& item : network->named_parameters()) {
-        if (item.value().requires_grad()) out.tensors.push_back(to_stored("grad." + item.key(), item.value().grad()));
+        if (item.value().requires_grad())
+          out.tensors.push_back(to_stored("grad." + item.key(), item.value().grad()));
       }
     }
     optimizer.step(0.01);
   }
-  for (const auto& item : network->named_parameters()) out.tensors.push_back(to_stored("after." + item.key(), item.value()));
-  for (const auto& item : network->named_buffers()) out.tensors.push_back(to_stored("after." + item.key(), item.value()));
+  for (const auto& item : network->named_parameters())
+    out.tensors.push_back(to_stored("after." + item.key(), item.value()));
+  for (const auto& item : network->named_buffers())
+    out.tensors.push_back(to_stored("after." + item.key(), item.value()));
   write_safetensors(argv[5], out);
   return 0;
 } catch (const std::exception& error) {

@@ -13,21 +13,24 @@ namespace {
 TEST(Communicator, broadcast_reaches_every_rank_from_any_root) {
   const auto ranks = Communicator::world();
   for (int root = 0; root < ranks.size(); ++root) {
-    const std::string text = ranks.broadcast(ranks.rank() == root ? std::string("from ") + std::to_string(root) : "", root);
+    const std::string text = ranks.broadcast(
+        ranks.rank() == root ? std::string("from ") + std::to_string(root) : "", root);
     EXPECT_EQ(text, "from " + std::to_string(root));
   }
 }
 
 TEST(Communicator, gather_brings_parts_of_any_size_in_rank_order) {
   const auto ranks = Communicator::world();
-  const Bytes mine(static_cast<std::size_t>(ranks.rank()) * 3, static_cast<std::byte>(ranks.rank()));
+  const Bytes mine(static_cast<std::size_t>(ranks.rank()) * 3,
+                   static_cast<std::byte>(ranks.rank()));
   const auto all = ranks.gather(mine);
   if (!ranks.is_root()) {
     EXPECT_TRUE(all.empty());
     return;
   }
   ASSERT_EQ(all.size(), static_cast<std::size_t>(ranks.size()));
-  for (std::size_t r = 0; r < all.size(); ++r) EXPECT_EQ(all[r], Bytes(r * 3, static_cast<std::byte>(r)));
+  for (std::size_t r = 0; r < all.size(); ++r)
+    EXPECT_EQ(all[r], Bytes(r * 3, static_cast<std::byte>(r)));
 }
 
 TEST(Communicator, reductions) {

@@ -11,7 +11,8 @@ namespace quadrat::test {
 
 namespace {
 
-const std::vector<std::string> kClasses{"Barren", "Cultivated", "Developed", "Forest", "Herbaceous", "Shrub"};
+const std::vector<std::string> kClasses{"Barren", "Cultivated", "Developed",
+                                        "Forest", "Herbaceous", "Shrub"};
 
 /// What a class is mistaken for first.
 constexpr std::uint16_t kLookalike[] = {4, 4, 0, 5, 1, 3};
@@ -38,7 +39,8 @@ void append(Predictions& to, const std::string& tile, const std::vector<float>& 
 
 }  // namespace
 
-RunRecord made_run(const std::string& name, std::uint64_t seed, std::size_t tiles, std::uint32_t epochs) {
+RunRecord made_run(const std::string& name, std::uint64_t seed, std::size_t tiles,
+                   std::uint32_t epochs) {
   KeyedRandom random({seed, 77});
   RunRecord record;
   record.name = name;
@@ -56,9 +58,9 @@ RunRecord made_run(const std::string& name, std::uint64_t seed, std::size_t tile
                    {"augment", "dihedral"},
                    {"precision", "bf16"},
                    {"seed", fmt::format("{}", seed)}};
-  record.environment = {{"ranks", "2"},          {"hosts", "node01"},
-                        {"device", "cpu"},       {"threads_per_rank", "1"},
-                        {"precision", "bf16"},   {"libtorch", "2.11.0"},
+  record.environment = {{"ranks", "2"},           {"hosts", "node01"},
+                        {"device", "cpu"},        {"threads_per_rank", "1"},
+                        {"precision", "bf16"},    {"libtorch", "2.11.0"},
                         {"mpi", "Open MPI 4.1.4"}};
   record.classes = kClasses;
   for (std::uint32_t epoch = 1; epoch <= epochs; ++epoch) {
@@ -83,7 +85,8 @@ RunRecord made_run(const std::string& name, std::uint64_t seed, std::size_t tile
     for (std::size_t i = 0; i < tiles; ++i) {
       const auto label = static_cast<std::uint16_t>(i * kClasses.size() / tiles);
       record.validation.labels.push_back(label);
-      append(record.validation, fmt::format("{}/county_b_{:05d}.png", kClasses[label], i), say(label, 5.5, random));
+      append(record.validation, fmt::format("{}/county_b_{:05d}.png", kClasses[label], i),
+             say(label, 5.5, random));
     }
   }
   return record;
@@ -93,7 +96,8 @@ ScoreRecord made_scores(std::uint64_t seed, std::uint32_t across, double town_ra
   ScoreRecord record;
   record.status = RunStatus::kComplete;
   record.seconds = 0.004 * across * across;
-  record.config = {{"tiles", "tiles/county"}, {"output_model_name", "resnet_all"}, {"sample_frac", "1"}};
+  record.config = {
+      {"tiles", "tiles/county"}, {"output_model_name", "resnet_all"}, {"sample_frac", "1"}};
   record.environment = {{"ranks", "2"}, {"device", "cpu"}, {"precision", "int8"}};
   record.classes = kClasses;
   KeyedRandom random({seed, 78});
@@ -105,9 +109,14 @@ ScoreRecord made_scores(std::uint64_t seed, std::uint32_t across, double town_ra
     for (std::uint32_t x = 0; x < across; ++x) {
       const double u = (x + 0.5) / across;
       const double v = (y + 0.5) / across;
-      const double radius = std::hypot(u - 0.62, v - 0.45) * (1 + 0.25 * std::sin(5 * std::atan2(v - 0.45, u - 0.62)));
+      const double radius = std::hypot(u - 0.62, v - 0.45) *
+                            (1 + 0.25 * std::sin(5 * std::atan2(v - 0.45, u - 0.62)));
       const double hills = std::sin(7 * u + 1.5) * std::cos(6 * v) + 0.5 * std::sin(13 * v + 4 * u);
-      std::uint16_t label = hills > 0.45 ? 3 : hills > 0.2 ? 5 : hills > -0.35 ? 1 : hills > -0.8 ? 4 : 0;
+      std::uint16_t label = hills > 0.45    ? 3
+                            : hills > 0.2   ? 5
+                            : hills > -0.35 ? 1
+                            : hills > -0.8  ? 4
+                                            : 0;
       if (radius < town_radius) label = 2;
       const std::string tile = fmt::format("county_{:04d}.png", y * across + x);
       if ((y * across + x) % 997 == 500) {

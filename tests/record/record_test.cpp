@@ -13,7 +13,9 @@
 #include "test_folder.h"
 
 // HDF5 1.10 loses 296 bytes of its own for some damaged object headers.
-extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }  // NOLINT(bugprone-reserved-identifier)
+extern "C" const char* __lsan_default_suppressions() {
+  return "leak:libhdf5";
+}  // NOLINT(bugprone-reserved-identifier)
 
 namespace quadrat {
 namespace {
@@ -60,7 +62,8 @@ class RecordTest : public test::InFolder {
 /// Without the flushing that makes hundreds of files slow.
 void write_plainly(const Path& path, std::span<const std::byte> bytes) {
   std::ofstream(path, std::ios::binary)
-      .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+      .write(reinterpret_cast<const char*>(bytes.data()),
+             static_cast<std::streamsize>(bytes.size()));
 }
 
 void expect_equal(const Predictions& a, const Predictions& b) {
@@ -230,8 +233,8 @@ TEST_F(RecordTest, cut_short_anywhere_is_refused) {
   }
 }
 
-// One flipped byte may be in a name or a number and so go unseen; what must not happen is anything but a record or
-// an error. Most of the file's structure carries checksums.
+// One flipped byte may be in a name or a number and so go unseen; what must not happen is anything
+// but a record or an error. Most of the file's structure carries checksums.
 TEST_F(RecordTest, flipped_bytes_never_crash) {
   RunRecord record = test::made_run("made", 0, 300, 3);
   write_run_record(path_, record);
@@ -242,7 +245,8 @@ TEST_F(RecordTest, flipped_bytes_never_crash) {
   for (int trial = 0; trial < kTrials; ++trial) {
     Bytes changed = bytes;
     // Where the structure is: the head of the file.
-    const std::uint64_t range = trial % 2 == 0 ? std::min<std::uint64_t>(4096, bytes.size()) : bytes.size();
+    const std::uint64_t range =
+        trial % 2 == 0 ? std::min<std::uint64_t>(4096, bytes.size()) : bytes.size();
     for (int i = 0; i <= trial % 3; ++i) {
       changed[random.below(range)] = static_cast<std::byte>(random.below(256));
     }
@@ -260,7 +264,8 @@ TEST_F(RecordTest, flipped_bytes_never_crash) {
 TEST_F(RecordTest, score_record_is_no_run_record) {
   ScoreRecord scores = test::made_scores(1, 5);
   write_score_record(path_, scores);
-  EXPECT_THAT(error_of_reading(path_), AllOf(HasSubstr("quadrat-scores"), HasSubstr("quadrat-run")));
+  EXPECT_THAT(error_of_reading(path_),
+              AllOf(HasSubstr("quadrat-scores"), HasSubstr("quadrat-run")));
 }
 
 TEST_F(RecordTest, newer_schema_is_named) {
@@ -274,7 +279,8 @@ TEST_F(RecordTest, newer_schema_is_named) {
 }
 
 TEST_F(RecordTest, missing_parts_are_named) {
-  for (const char* part : {"config", "environment", "classes", "epochs", "confusion", "predictions"}) {
+  for (const char* part :
+       {"config", "environment", "classes", "epochs", "confusion", "predictions"}) {
     tamper([&](hid_t file) { H5Ldelete(file, part, H5P_DEFAULT); });
     EXPECT_THAT(error_of_reading(path_), HasSubstr(part));
   }
@@ -291,7 +297,8 @@ TEST_F(RecordTest, huge_claims_are_refused_before_anything_is_allocated) {
     H5Dset_extent(dataset, &size);
     H5Dclose(dataset);
   });
-  EXPECT_THAT(error_of_reading(path_), AllOf(HasSubstr("predictions/validation"), HasSubstr("claims")));
+  EXPECT_THAT(error_of_reading(path_),
+              AllOf(HasSubstr("predictions/validation"), HasSubstr("claims")));
 }
 
 // HDF5 1.10 itself reads past the end of a chunk that unpacks to less than it should.
@@ -302,11 +309,13 @@ TEST_F(RecordTest, chunk_that_unpacks_to_less_is_refused) {
   const hid_t dataset = H5Dopen2(file, "predictions/validation", H5P_DEFAULT);
   const hsize_t first = 0;
   // A zlib stream of a single byte: header, stored block, Adler-32.
-  const unsigned char one_byte[] = {0x78, 0x01, 0x01, 0x01, 0x00, 0xFE, 0xFF, 'x', 0x00, 0x79, 0x00, 0x79};
+  const unsigned char one_byte[] = {0x78, 0x01, 0x01, 0x01, 0x00, 0xFE,
+                                    0xFF, 'x',  0x00, 0x79, 0x00, 0x79};
   ASSERT_GE(H5Dwrite_chunk(dataset, H5P_DEFAULT, 0, &first, sizeof one_byte, one_byte), 0);
   H5Dclose(dataset);
   H5Fclose(file);
-  EXPECT_THAT(error_of_reading(path_), AllOf(HasSubstr("predictions/validation"), HasSubstr("damaged")));
+  EXPECT_THAT(error_of_reading(path_),
+              AllOf(HasSubstr("predictions/validation"), HasSubstr("damaged")));
 }
 
 TEST_F(RecordTest, links_to_other_files_are_not_followed) {
@@ -340,13 +349,16 @@ TEST_F(RecordTest, reading_says_nothing_on_stderr) {
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
 }
 
-// DESIGN, section 8: true and false positives and false negatives of 384 tiles, and the ratios that follow.
+// DESIGN, section 8: true and false positives and false negatives of 384 tiles, and the ratios that
+// follow.
 TEST(Metrics, published_example) {
-  const std::vector<std::string> classes{"Barren", "Cultivated", "Developed", "Forest", "Herbaceous", "Shrub"};
+  const std::vector<std::string> classes{"Barren", "Cultivated", "Developed",
+                                         "Forest", "Herbaceous", "Shrub"};
   const std::int64_t tp[] = {43, 51, 64, 59, 31, 49};
   const std::int64_t fp[] = {3, 16, 3, 17, 12, 36};
   const std::int64_t fn[] = {27, 5, 6, 5, 26, 18};
-  // The off-diagonal counts are not published; any with these margins will do. Filled greedily, never the diagonal.
+  // The off-diagonal counts are not published; any with these margins will do. Filled greedily,
+  // never the diagonal.
   std::vector<std::int64_t> confusion(36);
   std::vector<std::int64_t> rows(fn, fn + 6), columns(fp, fp + 6);
   for (int c = 0; c < 6; ++c) confusion[static_cast<std::size_t>(c * 7)] = tp[c];
@@ -355,7 +367,7 @@ TEST(Metrics, published_example) {
     int row = 0, column = -1;
     for (int i = 1; i < 6; ++i) {
       if (rows[static_cast<std::size_t>(i)] + columns[static_cast<std::size_t>(i)] >
-              rows[static_cast<std::size_t>(row)] + columns[static_cast<std::size_t>(row)]) {
+          rows[static_cast<std::size_t>(row)] + columns[static_cast<std::size_t>(row)]) {
         row = i;
       }
     }
@@ -363,11 +375,14 @@ TEST(Metrics, published_example) {
       column = row;
       row = -1;
       for (int i = 0; i < 6; ++i) {
-        if (i != column && (row < 0 || rows[static_cast<std::size_t>(i)] > rows[static_cast<std::size_t>(row)])) row = i;
+        if (i != column &&
+            (row < 0 || rows[static_cast<std::size_t>(i)] > rows[static_cast<std::size_t>(row)]))
+          row = i;
       }
     } else {
       for (int i = 0; i < 6; ++i) {
-        if (i != row && (column < 0 || columns[static_cast<std::size_t>(i)] > columns[static_cast<std::size_t>(column)])) {
+        if (i != row && (column < 0 || columns[static_cast<std::size_t>(i)] >
+                                           columns[static_cast<std::size_t>(column)])) {
           column = i;
         }
       }
@@ -388,8 +403,10 @@ TEST(Metrics, published_example) {
     EXPECT_EQ(metrics[c].support, tp[c] + fn[c]);
     EXPECT_NEAR(metrics[c].recall, recall[c], 5e-4) << classes[c];
     EXPECT_NEAR(metrics[c].precision, precision[c], 5e-4) << classes[c];
-    EXPECT_NEAR(metrics[c].f1, 2 * metrics[c].precision * metrics[c].recall / (metrics[c].precision + metrics[c].recall),
-                1e-12);
+    EXPECT_NEAR(
+        metrics[c].f1,
+        2 * metrics[c].precision * metrics[c].recall / (metrics[c].precision + metrics[c].recall),
+        1e-12);
   }
 }
 

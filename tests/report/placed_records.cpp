@@ -5,7 +5,8 @@
 
 namespace quadrat::test {
 
-void place(ScoreRecord& record, std::uint32_t across, const std::string& crs, double left, double top, double side_m) {
+void place(ScoreRecord& record, std::uint32_t across, const std::string& crs, double left,
+           double top, double side_m) {
   const geo::Projector projector(crs, geo::kLonLat);
   const auto rounded = [](double degrees) { return std::round(degrees * 1e7) / 1e7; };
   record.corners.clear();
@@ -15,7 +16,8 @@ void place(ScoreRecord& record, std::uint32_t across, const std::string& crs, do
     const double y = top - number / across * side_m;
     std::vector<geo::Point> points{{x, y - side_m}, {x + side_m, y}};
     projector.transform(points);
-    record.corners.push_back({rounded(points[0].y), rounded(points[0].x), rounded(points[1].y), rounded(points[1].x)});
+    record.corners.push_back(
+        {rounded(points[0].y), rounded(points[0].x), rounded(points[1].y), rounded(points[1].x)});
   }
 }
 

@@ -57,15 +57,18 @@ ScoreRecord placed(std::uint64_t year, std::uint32_t across, const std::string& 
 }
 
 TEST(Analysis, sample_classes_merge_into_three) {
-  const std::vector<std::string> classes{"Barren", "Cultivated", "Developed", "Forest", "Herbaceous", "Shrub"};
+  const std::vector<std::string> classes{"Barren", "Cultivated", "Developed",
+                                         "Forest", "Herbaceous", "Shrub"};
   std::vector<std::int64_t> confusion(36);
   for (std::size_t i = 0; i < 36; ++i) confusion[i] = static_cast<std::int64_t>(i + 1);
   const auto merged = merge_as_sample(confusion, classes);
   ASSERT_TRUE(merged);
   EXPECT_THAT(merged->classes, ElementsAre("Developed", "Cultivated", "Undeveloped"));
   // By hand: rows and columns 2; 1; and 0, 3, 4, 5.
-  EXPECT_THAT(merged->confusion, ElementsAre(15, 14, 13 + 16 + 17 + 18, 9, 8, 7 + 10 + 11 + 12, 3 + 21 + 27 + 33,
-                                             2 + 20 + 26 + 32, 1 + 4 + 5 + 6 + 19 + 22 + 23 + 24 + 25 + 28 + 29 + 30 + 31 + 34 + 35 + 36));
+  EXPECT_THAT(merged->confusion, ElementsAre(15, 14, 13 + 16 + 17 + 18, 9, 8, 7 + 10 + 11 + 12,
+                                             3 + 21 + 27 + 33, 2 + 20 + 26 + 32,
+                                             1 + 4 + 5 + 6 + 19 + 22 + 23 + 24 + 25 + 28 + 29 + 30 +
+                                                 31 + 34 + 35 + 36));
   EXPECT_FALSE(merge_as_sample(std::vector<std::int64_t>(4), {"a", "b"}));
 }
 
@@ -80,7 +83,8 @@ Predictions four_tiles() {
 
 TEST(Analysis, calibration_by_hand) {
   const Calibration result = calibrate(four_tiles(), 2);
-  // 0.6..0.7 holds c (right, 0.65) and d (wrong, 0.62); 0.9..1 holds a (right, 0.92) and b (wrong, 0.95).
+  // 0.6..0.7 holds c (right, 0.65) and d (wrong, 0.62); 0.9..1 holds a (right, 0.92) and b (wrong,
+  // 0.95).
   EXPECT_EQ(result.bins[6].tiles, 2);
   EXPECT_NEAR(result.bins[6].confidence, 0.635, 1e-6);
   EXPECT_EQ(result.bins[6].accuracy, 0.5);
@@ -121,23 +125,26 @@ TEST_P(GridTest, is_found_to_the_decimetre) {
   EXPECT_NEAR(grid.top, top, 0.1);
   EXPECT_EQ(grid.covered, 0U);
   for (std::size_t i = 0; i < scores.predictions.tiles.size(); ++i) {
-    const auto number = static_cast<std::uint32_t>(std::stoi(scores.predictions.tiles[i].substr(7)));
+    const auto number =
+        static_cast<std::uint32_t>(std::stoi(scores.predictions.tiles[i].substr(7)));
     ASSERT_EQ(grid.cell_of[i], number);
     ASSERT_EQ(grid.tile_at[number], static_cast<std::int32_t>(i));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Places, GridTest,
-                         ::testing::Values(Place{"EPSG:26919", 280123.25, 4710321.5, 224},
-                                           // A zone's tiles that lie in the next one, and a grid across its middle.
-                                           Place{"EPSG:26918", 780000, 4710000, 224},
-                                           Place{"EPSG:26919", 498000, 4710000, 224},
-                                           Place{"EPSG:5070", 1900000, 2300000, 224},
-                                           Place{"EPSG:32734", 300000, 6300000, 120}));
+INSTANTIATE_TEST_SUITE_P(
+    Places, GridTest,
+    ::testing::Values(Place{"EPSG:26919", 280123.25, 4710321.5, 224},
+                      // A zone's tiles that lie in the next one, and a grid across its middle.
+                      Place{"EPSG:26918", 780000, 4710000, 224},
+                      Place{"EPSG:26919", 498000, 4710000, 224},
+                      Place{"EPSG:5070", 1900000, 2300000, 224},
+                      Place{"EPSG:32734", 300000, 6300000, 120}));
 
 TEST(Grid, two_images_each_with_its_own_offset) {
   ScoreRecord first = placed(1, 20);
-  const ScoreRecord second = placed(2, 20, "EPSG:26919", 280123.25 + 22 * 224 + 30, 4710321.5 - 57, 224);
+  const ScoreRecord second =
+      placed(2, 20, "EPSG:26919", 280123.25 + 22 * 224 + 30, 4710321.5 - 57, 224);
   first.corners.insert(first.corners.end(), second.corners.begin(), second.corners.end());
   const TileGrid grid = find_grid(first.corners);
   EXPECT_EQ(grid.width, 42U);
@@ -151,9 +158,10 @@ TEST(Grid, refuses_what_is_no_place) {
   EXPECT_THROW(find_grid({}), InputError);
   EXPECT_THROW(grid_of({91, 0, 92, 1}), InputError);
   EXPECT_THROW(grid_of({std::nan(""), 0, 1, 1}), InputError);
-  EXPECT_THROW(grid_of({42, -71, 42, -71}), InputError);              // no size
-  EXPECT_THROW(grid_of({42.01, -71.01, 42.0, -71.0}), InputError);    // upside down
-  EXPECT_THROW(find_grid({{42, -71, 42.000001, -70.9999985}, {-42, 100, -41.999999, 100.0000015}}), InputError);
+  EXPECT_THROW(grid_of({42, -71, 42, -71}), InputError);            // no size
+  EXPECT_THROW(grid_of({42.01, -71.01, 42.0, -71.0}), InputError);  // upside down
+  EXPECT_THROW(find_grid({{42, -71, 42.000001, -70.9999985}, {-42, 100, -41.999999, 100.0000015}}),
+               InputError);
 }
 
 TEST(Smooth, plurality_of_nine_with_ties_for_the_tile_itself) {
@@ -199,11 +207,13 @@ TEST_F(ReportTest, everything_at_once) {
   EXPECT_EQ(result.files.size(), 5U);
   for (const Path& file : result.files) EXPECT_TRUE(std::filesystem::exists(file)) << file;
   const std::string html = page();
-  for (const char* part : {"id=\"map\"", "id=\"change\"", "id=\"training\"", "id=\"confusion\"", "id=\"classes\"", "id=\"calibration\"",
-                           "id=\"mistakes\"", "id=\"settings\"", "Undeveloped", "layer-settled", "id=\"map-data\""}) {
+  for (const char* part : {"id=\"map\"", "id=\"change\"", "id=\"training\"", "id=\"confusion\"",
+                           "id=\"classes\"", "id=\"calibration\"", "id=\"mistakes\"",
+                           "id=\"settings\"", "Undeveloped", "layer-settled", "id=\"map-data\""}) {
     EXPECT_THAT(html, HasSubstr(part));
   }
-  EXPECT_THAT(html, AllOf(Not(HasSubstr("http:")), Not(HasSubstr("https:")), Not(HasSubstr("@import"))));
+  EXPECT_THAT(html,
+              AllOf(Not(HasSubstr("http:")), Not(HasSubstr("https:")), Not(HasSubstr("@import"))));
 }
 
 TEST_F(ReportTest, map_is_read_back_by_gdal) {
@@ -211,7 +221,8 @@ TEST_F(ReportTest, map_is_read_back_by_gdal) {
   keep(scores, "county");
   write_report(options_);
   GDALAllRegister();
-  const GDALDatasetUniquePtr map(GDALDataset::Open((options_.output / "map.tif").c_str(), GDAL_OF_RASTER));
+  const GDALDatasetUniquePtr map(
+      GDALDataset::Open((options_.output / "map.tif").c_str(), GDAL_OF_RASTER));
   ASSERT_TRUE(map);
   double k[6];
   ASSERT_EQ(map->GetGeoTransform(k), CE_None);
@@ -233,7 +244,8 @@ TEST_F(ReportTest, map_is_read_back_by_gdal) {
   }
   EXPECT_EQ(static_cast<std::size_t>(std::count(pixels.begin(), pixels.end(), 255)), holes);
 
-  const GDALDatasetUniquePtr tiles(GDALDataset::Open((options_.output / "tiles.gpkg").c_str(), GDAL_OF_VECTOR));
+  const GDALDatasetUniquePtr tiles(
+      GDALDataset::Open((options_.output / "tiles.gpkg").c_str(), GDAL_OF_VECTOR));
   ASSERT_TRUE(tiles);
   OGRLayer* layer = tiles->GetLayerByName("tiles");
   ASSERT_NE(layer, nullptr);
@@ -247,8 +259,10 @@ TEST_F(ReportTest, map_is_read_back_by_gdal) {
   std::size_t i = 0;
   for (const auto& feature : *layer) {
     ASSERT_STREQ(feature->GetFieldAsString("tile"), scores.predictions.tiles[i].c_str());
-    ASSERT_STREQ(feature->GetFieldAsString("class"), scores.classes[scores.predictions.predicted[i]].c_str());
-    ASSERT_NEAR(feature->GetFieldAsDouble("p_Forest"), scores.predictions.probabilities[i * 6 + 3], 1e-6);
+    ASSERT_STREQ(feature->GetFieldAsString("class"),
+                 scores.classes[scores.predictions.predicted[i]].c_str());
+    ASSERT_NEAR(feature->GetFieldAsDouble("p_Forest"), scores.predictions.probabilities[i * 6 + 3],
+                1e-6);
     // The square lies where the tile's corners say.
     OGREnvelope square;
     feature->GetGeometryRef()->getEnvelope(&square);
@@ -268,8 +282,9 @@ TEST_F(ReportTest, corners_from_tile_summaries) {
   std::string csv = "filename,llcrnrlat,llcrnrlon,urcrnrlat,urcrnrlon\n";
   for (std::size_t i = 0; i < scores.corners.size(); ++i) {
     const TileCorners& c = scores.corners[i];
-    csv += scores.predictions.tiles[i] + "," + std::to_string(c.llcrnrlat) + "," + std::to_string(c.llcrnrlon) + "," +
-           std::to_string(c.urcrnrlat) + "," + std::to_string(c.urcrnrlon) + "\r\n";
+    csv += scores.predictions.tiles[i] + "," + std::to_string(c.llcrnrlat) + "," +
+           std::to_string(c.llcrnrlon) + "," + std::to_string(c.urcrnrlat) + "," +
+           std::to_string(c.urcrnrlon) + "\r\n";
   }
   scores.corners.clear();
   keep(scores, "county");
@@ -289,7 +304,8 @@ TEST_F(ReportTest, corners_from_tile_summaries) {
   };
   fails_with("file,lat\n", "first line");
   fails_with(csv + "x.png,1,2,3\n", "line");
-  fails_with(csv.substr(0, csv.size() / 2).substr(0, csv.rfind('\n', csv.size() / 2) + 1), "none of them");
+  fails_with(csv.substr(0, csv.size() / 2).substr(0, csv.rfind('\n', csv.size() / 2) + 1),
+             "none of them");
 }
 
 TEST_F(ReportTest, hostile_names_stay_text) {
@@ -301,7 +317,8 @@ TEST_F(ReportTest, hostile_names_stay_text) {
   for (std::string& tile : run.validation.tiles) tile = "../../" + attack;
   keep(run, "made");
   ScoreRecord scores = placed(1, 12);
-  for (std::size_t i = 0; i < scores.predictions.tiles.size(); ++i) scores.predictions.tiles[i] += attack;
+  for (std::size_t i = 0; i < scores.predictions.tiles.size(); ++i)
+    scores.predictions.tiles[i] += attack;
   scores.rejected.push_back({attack, attack});
   keep(scores, "county");
   write_report(options_);

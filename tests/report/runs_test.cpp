@@ -21,7 +21,8 @@ using ::testing::Not;
 class RunsTest : public test::InFolder {
  protected:
   /// A run whose validation errors are these, and that differs from others in what `config` says.
-  void keep(const std::string& name, const std::vector<double>& errors, const Settings& config = {}) {
+  void keep(const std::string& name, const std::vector<double>& errors,
+            const Settings& config = {}) {
     RunRecord run = test::made_run(name, 0, 12, static_cast<std::uint32_t>(errors.size()));
     for (std::size_t i = 0; i < errors.size(); ++i) run.epochs[i].validation_error = errors[i];
     for (const auto& [key, value] : config) {
@@ -40,7 +41,6 @@ class RunsTest : public test::InFolder {
     for (const RunEntry& entry : entries) names.push_back(entry.name);
     return names;
   }
-
 };
 
 TEST_F(RunsTest, best_epoch_counts_not_the_last) {
@@ -53,7 +53,8 @@ TEST_F(RunsTest, best_epoch_counts_not_the_last) {
   make_folder(folder_ / "foreign");
   write_file(folder_ / "foreign" / "run.h5", "text");
   write_file(folder_ / "a_file", "text");
-  EXPECT_THAT(sorted_names(), ElementsAre("early", "half", "late", "begun", "broken", "empty", "foreign"));
+  EXPECT_THAT(sorted_names(),
+              ElementsAre("early", "half", "late", "begun", "broken", "empty", "foreign"));
 }
 
 TEST_F(RunsTest, list_names_what_it_cannot_read) {
@@ -62,8 +63,10 @@ TEST_F(RunsTest, list_names_what_it_cannot_read) {
   write_file(folder_ / "foreign" / "run.h5", "text");
   const std::vector<RunEntry> entries = list_runs(folder_);
   const std::string text = list_text(entries, Metric::kValidationError, {});
-  EXPECT_THAT(text, AllOf(HasSubstr("good"), HasSubstr("25.00 %"), HasSubstr("foreign: unreadable"), HasSubstr("no HDF5 file")));
-  EXPECT_THAT(list_csv(entries, Metric::kValidationError), AllOf(HasSubstr("\ngood,complete,"), HasSubstr("\nforeign,unreadable,")));
+  EXPECT_THAT(text, AllOf(HasSubstr("good"), HasSubstr("25.00 %"), HasSubstr("foreign: unreadable"),
+                          HasSubstr("no HDF5 file")));
+  EXPECT_THAT(list_csv(entries, Metric::kValidationError),
+              AllOf(HasSubstr("\ngood,complete,"), HasSubstr("\nforeign,unreadable,")));
 }
 
 TEST_F(RunsTest, seeds_are_grouped) {
@@ -80,11 +83,14 @@ TEST_F(RunsTest, seeds_are_grouped) {
   EXPECT_NEAR(*groups[0].sd, 0.02, 1e-12);
   EXPECT_FALSE(groups[1].sd);
   const std::string text = compare_text(entries, Metric::kValidationError, {});
-  EXPECT_THAT(text, AllOf(HasSubstr("22.00 ± 2.00 %"), HasSubstr("* learning_rate"), HasSubstr("  batch_size"), Not(HasSubstr("* batch_size"))));
+  EXPECT_THAT(text, AllOf(HasSubstr("22.00 ± 2.00 %"), HasSubstr("* learning_rate"),
+                          HasSubstr("  batch_size"), Not(HasSubstr("* batch_size"))));
 }
 
 TEST_F(RunsTest, many_runs_are_compared_within_the_width) {
-  for (int i = 0; i < 40; ++i) keep("run" + std::to_string(i), {0.5, 0.3}, {{"learning_rate", std::to_string(0.001 * (i + 1))}});
+  for (int i = 0; i < 40; ++i)
+    keep("run" + std::to_string(i), {0.5, 0.3},
+         {{"learning_rate", std::to_string(0.001 * (i + 1))}});
   TextStyle style;
   style.width = 80;
   const std::string text = compare_text(list_runs(folder_), Metric::kValidationError, style);
@@ -114,8 +120,9 @@ TEST_F(RunsTest, run_that_is_not_there) {
 TEST_F(RunsTest, show_says_all) {
   keep("made", {0.5, 0.25, 0.3});
   const std::string text = show_text(load_run(folder_, "made", false), {});
-  EXPECT_THAT(text, AllOf(HasSubstr("25.00 % at epoch 2"), HasSubstr("learning_rate"), HasSubstr("threads_per_rank"),
-                          HasSubstr("true \\ predicted"), HasSubstr("precision")));
+  EXPECT_THAT(text, AllOf(HasSubstr("25.00 % at epoch 2"), HasSubstr("learning_rate"),
+                          HasSubstr("threads_per_rank"), HasSubstr("true \\ predicted"),
+                          HasSubstr("precision")));
 }
 
 TEST_F(RunsTest, export_is_csv) {
@@ -145,7 +152,8 @@ TEST(Plot, curves_of_any_shape) {
   EXPECT_EQ(plot_text({}, "t", true, style), "");
   EXPECT_EQ(plot_text({{"a", {std::nan("")}}}, "t", true, style), "");
   EXPECT_THAT(plot_text({{"a", {0.5}}}, "t", true, style), HasSubstr("a a"));
-  EXPECT_THAT(plot_text({{"a", {0.5, std::nan(""), 0.1}}, {"b", {0.2}}}, "t", false, style), HasSubstr("b b"));
+  EXPECT_THAT(plot_text({{"a", {0.5, std::nan(""), 0.1}}, {"b", {0.2}}}, "t", false, style),
+              HasSubstr("b b"));
   style.width = 1;
   EXPECT_NE(plot_text({{"a", {1, 2, 3}}}, "t", false, style), "");
 }

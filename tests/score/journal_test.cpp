@@ -33,7 +33,8 @@ class Journal : public ::testing::Test {
     for (std::size_t i = 0; i < tiles * kClasses; ++i) {
       result.probabilities.push_back(static_cast<float>(number) + static_cast<float>(i) / 64);
     }
-    for (std::size_t i = 0; i < tiles * width; ++i) result.features.push_back(-static_cast<float>(i));
+    for (std::size_t i = 0; i < tiles * width; ++i)
+      result.features.push_back(-static_cast<float>(i));
     result.rejected.push_back({1, "cut short: 3 bytes"});
     return result;
   }
@@ -48,7 +49,8 @@ class Journal : public ::testing::Test {
     std::map<std::uint64_t, UnitResult> found;
     const auto read = read_journals(folder_, kFingerprint, kClasses, [&](UnitResult&& result) {
       const std::uint64_t number = result.unit;
-      EXPECT_TRUE(found.emplace(number, std::move(result)).second) << "unit " << number << " came twice";
+      EXPECT_TRUE(found.emplace(number, std::move(result)).second)
+          << "unit " << number << " came twice";
     });
     if (summary != nullptr) *summary = read;
     return found;
@@ -56,7 +58,9 @@ class Journal : public ::testing::Test {
 
   /// The one journal there is, as bytes that can be damaged.
   Bytes bytes() const { return read_file(only()); }
-  void replace(const Bytes& content) const { write_file(only(), std::span<const std::byte>(content)); }
+  void replace(const Bytes& content) const {
+    write_file(only(), std::span<const std::byte>(content));
+  }
   Path only() const {
     Path path;
     for (const auto& entry : fs::directory_iterator(folder_)) path = entry.path();
@@ -84,7 +88,8 @@ TEST_F(Journal, gives_back_what_was_appended) {
   EXPECT_EQ(found.at(7).rejected[0].reason, "cut short: 3 bytes");
   EXPECT_EQ(summary.journals, 1U);
   EXPECT_EQ(summary.units, 2U);
-  EXPECT_DOUBLE_EQ(summary.seconds, 0.5) << "two units of 0.5 s on one of two ranks that worked side by side";
+  EXPECT_DOUBLE_EQ(summary.seconds, 0.5)
+      << "two units of 0.5 s on one of two ranks that worked side by side";
 }
 
 TEST_F(Journal, is_not_made_for_nothing) {
@@ -132,7 +137,8 @@ TEST_F(Journal, a_flipped_bit_never_becomes_a_result) {
         ASSERT_EQ(result.rejected[0].reason, unit(number).rejected[0].reason) << "byte " << at;
       }
     } catch (const InputError&) {
-      FAIL() << "byte " << at << " made the journal one of other settings, though its header has a checksum";
+      FAIL() << "byte " << at
+             << " made the journal one of other settings, though its header has a checksum";
     }
   }
 }

@@ -33,7 +33,8 @@ class PlanOf : public ::testing::TestWithParam<Architecture> {
 
   std::span<const std::uint8_t> tiles(std::int64_t first, std::int64_t count) const {
     const auto bytes = static_cast<std::size_t>(3 * card_.tile_px * card_.tile_px);
-    return std::span(tiles_).subspan(static_cast<std::size_t>(first) * bytes, static_cast<std::size_t>(count) * bytes);
+    return std::span(tiles_).subspan(static_cast<std::size_t>(first) * bytes,
+                                     static_cast<std::size_t>(count) * bytes);
   }
 
   WeightsFile weights_;
@@ -64,12 +65,14 @@ TEST_P(PlanOf, int8_is_near_the_plain_network) {
   if (!is_supported(Precision::kInt8)) GTEST_SKIP() << "this CPU has no AVX-512 VNNI";
   const auto wanted = reference_forward(weights_, card_, tiles_);
   Calibration calibration;
-  compile(Precision::kFp32, Plan::kTilesAtOnce).observe(random_tiles(16, card_.tile_px, 6), calibration);
+  compile(Precision::kFp32, Plan::kTilesAtOnce)
+      .observe(random_tiles(16, card_.tile_px, 6), calibration);
   ASSERT_EQ(calibration.groups, 2);
   Plan plan(fuse_network(weights_, card_, "model"), Precision::kInt8, 16, &calibration);
   const auto got = plan.infer(tiles_);
   EXPECT_LT(relative_error(got.features, wanted.features), 0.8);
-  const auto agreement = at::cosine_similarity(got.features.to(torch::kFloat64), wanted.features, 1);
+  const auto agreement =
+      at::cosine_similarity(got.features.to(torch::kFloat64), wanted.features, 1);
   EXPECT_GT(agreement.min().item<double>(), 0.99);
   EXPECT_LT(agreement.min().item<double>(), 0.9999999) << "it was not computed in int8";
 }
@@ -81,14 +84,16 @@ TEST_P(PlanOf, a_tiles_result_does_not_depend_on_its_neighbours) {
     const auto whole = plan.infer(tiles_).logits.clone();
     for (const std::int64_t first : {0, 3, 10}) {
       const auto alone = plan.infer(tiles(first, 1)).logits.clone();
-      EXPECT_TRUE(torch::equal(alone[0], whole[first])) << to_string(precision) << " tile " << first;
+      EXPECT_TRUE(torch::equal(alone[0], whole[first]))
+          << to_string(precision) << " tile " << first;
     }
     const auto again = plan.infer(tiles_).logits.clone();
     EXPECT_TRUE(torch::equal(again, whole)) << to_string(precision);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Architectures, PlanOf, ::testing::Values(Architecture::kAlexNet, Architecture::kResNet18),
+INSTANTIATE_TEST_SUITE_P(Architectures, PlanOf,
+                         ::testing::Values(Architecture::kAlexNet, Architecture::kResNet18),
                          [](const auto& param) {
                            return param.param == Architecture::kAlexNet ? "AlexNet" : "ResNet18";
                          });
@@ -105,7 +110,8 @@ std::string message_of(const std::function<void()>& work) {
 TEST(Network, names_what_is_missing) {
   auto weights = random_weights(Architecture::kResNet18, 3, 1);
   const ModelCard card = read_model_card(weights, "m.safetensors");
-  std::erase_if(weights.tensors, [](const StoredTensor& t) { return t.name == "layer2.0.bn1.running_var"; });
+  std::erase_if(weights.tensors,
+                [](const StoredTensor& t) { return t.name == "layer2.0.bn1.running_var"; });
   const std::string message = message_of([&] { fuse_network(weights, card, "m.safetensors"); });
   EXPECT_NE(message.find("m.safetensors"), std::string::npos) << message;
   EXPECT_NE(message.find("layer2.0.bn1.running_var"), std::string::npos) << message;
@@ -133,13 +139,15 @@ TEST(Network, refuses_values_that_are_not_finite) {
 TEST(Network, refuses_metadata_that_makes_no_sense) {
   const auto good = random_weights(Architecture::kResNet18, 3, 1);
   const std::pair<const char*, const char*> wrong[] = {
-      {"architecture", "vgg"},   {"classes", "[]"},         {"classes", "[\"A\", \"A\"]"}, {"classes", "{"},
-      {"classes", "[\"a/b\"]"},  {"mean", "[1, 2]"},        {"std", "[1, 0, 1]"},          {"tile_px", "big"},
-      {"tile_px", "0"},          {"mean", "[1, 2, \"3\"]"}, {"classes", "[1, 2, 3]"}};
+      {"architecture", "vgg"},   {"classes", "[]"},        {"classes", "[\"A\", \"A\"]"},
+      {"classes", "{"},          {"classes", "[\"a/b\"]"}, {"mean", "[1, 2]"},
+      {"std", "[1, 0, 1]"},      {"tile_px", "big"},       {"tile_px", "0"},
+      {"mean", "[1, 2, \"3\"]"}, {"classes", "[1, 2, 3]"}};
   for (const auto& [key, value] : wrong) {
     WeightsFile weights = good;
     weights.metadata[key] = value;
-    EXPECT_THROW(fuse_network(weights, read_model_card(weights, "m"), "m"), InputError) << key << " = " << value;
+    EXPECT_THROW(fuse_network(weights, read_model_card(weights, "m"), "m"), InputError)
+        << key << " = " << value;
     weights.metadata.erase(key);
     EXPECT_THROW(read_model_card(weights, "m"), InputError) << "no " << key;
   }

@@ -14,7 +14,8 @@ namespace {
 
 class Maker {
  public:
-  explicit Maker(std::uint64_t seed) : generator_(torch::make_generator<at::CPUGeneratorImpl>(seed)) {}
+  explicit Maker(std::uint64_t seed)
+      : generator_(torch::make_generator<at::CPUGeneratorImpl>(seed)) {}
 
   void add(const std::string& name, const torch::Tensor& value) {
     StoredTensor stored;
@@ -33,8 +34,10 @@ class Maker {
     return at::rand(shape, generator_) * (high - low) + low;
   }
 
-  void convolution(const std::string& name, std::int64_t out, std::int64_t in, std::int64_t kernel, bool bias) {
-    add(name + ".weight", normal({out, in, kernel, kernel}, std::sqrt(2.0 / static_cast<double>(in * kernel * kernel))));
+  void convolution(const std::string& name, std::int64_t out, std::int64_t in, std::int64_t kernel,
+                   bool bias) {
+    add(name + ".weight", normal({out, in, kernel, kernel},
+                                 std::sqrt(2.0 / static_cast<double>(in * kernel * kernel))));
     if (bias) add(name + ".bias", normal({out}, 0.1));
   }
 
@@ -60,7 +63,8 @@ std::map<std::string, torch::Tensor> as_tensors(const WeightsFile& weights) {
   std::map<std::string, torch::Tensor> result;
   for (const StoredTensor& tensor : weights.tensors) {
     result[tensor.name] =
-        torch::from_blob(const_cast<std::byte*>(tensor.data.data()), tensor.shape, torch::kFloat32).to(torch::kFloat64);
+        torch::from_blob(const_cast<std::byte*>(tensor.data.data()), tensor.shape, torch::kFloat32)
+            .to(torch::kFloat64);
   }
   return result;
 }
@@ -100,13 +104,15 @@ WeightsFile random_weights(Architecture architecture, std::int64_t classes, std:
     make.linear("fc", classes, 512);
   }
   std::string names;
-  for (std::int64_t c = 0; c < classes; ++c) names += fmt::format("{}\"Class{}\"", c == 0 ? "" : ", ", c);
-  make.file_.metadata = {{"architecture", architecture == Architecture::kAlexNet ? "alexnet" : "resnet18"},
-                         {"classes", "[" + names + "]"},
-                         {"mean", "[0.485, 0.456, 0.406]"},
-                         {"std", "[0.229, 0.224, 0.225]"},
-                         {"tile_px", "224"},
-                         {"retraining_type", "all"}};
+  for (std::int64_t c = 0; c < classes; ++c)
+    names += fmt::format("{}\"Class{}\"", c == 0 ? "" : ", ", c);
+  make.file_.metadata = {
+      {"architecture", architecture == Architecture::kAlexNet ? "alexnet" : "resnet18"},
+      {"classes", "[" + names + "]"},
+      {"mean", "[0.485, 0.456, 0.406]"},
+      {"std", "[0.229, 0.224, 0.225]"},
+      {"tile_px", "224"},
+      {"retraining_type", "all"}};
   return std::move(make.file_);
 }
 
@@ -116,19 +122,24 @@ ReferenceResult reference_forward(const WeightsFile& weights, const ModelCard& c
   const auto w = as_tensors(weights);
   const std::int64_t side = card.tile_px;
   const std::int64_t count = static_cast<std::int64_t>(tiles.size()) / (3 * side * side);
-  const auto bytes =
-      torch::from_blob(const_cast<std::uint8_t*>(tiles.data()), {count, side, side, 3}, torch::kUInt8);
-  const auto mean = torch::tensor({card.mean[0], card.mean[1], card.mean[2]}, torch::kFloat64).view({1, 3, 1, 1});
-  const auto std = torch::tensor({card.std[0], card.std[1], card.std[2]}, torch::kFloat64).view({1, 3, 1, 1});
+  const auto bytes = torch::from_blob(const_cast<std::uint8_t*>(tiles.data()),
+                                      {count, side, side, 3}, torch::kUInt8);
+  const auto mean =
+      torch::tensor({card.mean[0], card.mean[1], card.mean[2]}, torch::kFloat64).view({1, 3, 1, 1});
+  const auto std =
+      torch::tensor({card.std[0], card.std[1], card.std[2]}, torch::kFloat64).view({1, 3, 1, 1});
   auto x = (bytes.permute({0, 3, 1, 2}).contiguous().to(torch::kFloat64) / 255.0 - mean) / std;
 
-  const auto conv = [&](const torch::Tensor& in, const std::string& name, std::int64_t stride, std::int64_t padding) {
+  const auto conv = [&](const torch::Tensor& in, const std::string& name, std::int64_t stride,
+                        std::int64_t padding) {
     const auto bias = w.find(name + ".bias");
-    return torch::conv2d(in, w.at(name + ".weight"), bias == w.end() ? torch::Tensor() : bias->second, stride, padding);
+    return torch::conv2d(in, w.at(name + ".weight"),
+                         bias == w.end() ? torch::Tensor() : bias->second, stride, padding);
   };
   const auto norm = [&](const torch::Tensor& in, const std::string& name) {
-    return torch::batch_norm(in, w.at(name + ".weight"), w.at(name + ".bias"), w.at(name + ".running_mean"),
-                             w.at(name + ".running_var"), false, 0.1, 1e-5, false);
+    return torch::batch_norm(in, w.at(name + ".weight"), w.at(name + ".bias"),
+                             w.at(name + ".running_mean"), w.at(name + ".running_var"), false, 0.1,
+                             1e-5, false);
   };
   const auto linear = [&](const torch::Tensor& in, const std::string& name) {
     return torch::linear(in, w.at(name + ".weight"), w.at(name + ".bias"));
@@ -163,7 +174,8 @@ ReferenceResult reference_forward(const WeightsFile& weights, const ModelCard& c
   return result;
 }
 
-std::vector<std::uint8_t> random_tiles(std::int64_t count, std::int64_t side_px, std::uint64_t seed) {
+std::vector<std::uint8_t> random_tiles(std::int64_t count, std::int64_t side_px,
+                                       std::uint64_t seed) {
   std::vector<std::uint8_t> tiles(static_cast<std::size_t>(count * side_px * side_px * 3));
   std::size_t at = 0;
   for (std::int64_t n = 0; n < count; ++n) {

@@ -117,7 +117,8 @@ TEST_F(Tiles, sampling_keeps_the_balance_and_depends_on_the_seed_alone) {
   };
   const auto half = sampled(0.5, 1);
   EXPECT_EQ(half.size(), 15U);
-  EXPECT_EQ(std::count_if(half.begin(), half.end(), [](const auto& name) { return name[0] == 'a'; }), 10);
+  EXPECT_EQ(
+      std::count_if(half.begin(), half.end(), [](const auto& name) { return name[0] == 'a'; }), 10);
   EXPECT_TRUE(std::is_sorted(half.begin(), half.end()));
   EXPECT_EQ(half, sampled(0.5, 1));
   EXPECT_NE(half, sampled(0.5, 2));
@@ -127,15 +128,18 @@ TEST_F(Tiles, sampling_keeps_the_balance_and_depends_on_the_seed_alone) {
 }
 
 TEST_F(Tiles, a_store_gives_the_same_pixels_from_memory_scratch_and_anew) {
-  for (int i = 0; i < 6; ++i) put("a/" + std::to_string(i) + ".png", static_cast<std::uint8_t>(10 * i));
+  for (int i = 0; i < 6; ++i)
+    put("a/" + std::to_string(i) + ".png", static_cast<std::uint8_t>(10 * i));
   const Catalog catalog = list_labelled_tiles(root_);
   const std::uint64_t tile_bytes = 3 * 8 * 8;
-  for (const StoreLimits& limits : {StoreLimits{1 << 20, ""}, StoreLimits{2 * tile_bytes, root_}, StoreLimits{0, ""}}) {
+  for (const StoreLimits& limits :
+       {StoreLimits{1 << 20, ""}, StoreLimits{2 * tile_bytes, root_}, StoreLimits{0, ""}}) {
     TileStore store(catalog, {0, 1, 2, 4, 5}, 8, limits);
     for (int pass = 0; pass < 2; ++pass) {
       for (const std::uint32_t tile : {5U, 0U, 4U, 2U}) {
         const std::uint8_t* found = store.pixels(tile);
-        EXPECT_EQ(std::vector(found, found + tile_bytes), pixels(static_cast<std::uint8_t>(10 * tile)));
+        EXPECT_EQ(std::vector(found, found + tile_bytes),
+                  pixels(static_cast<std::uint8_t>(10 * tile)));
       }
     }
     EXPECT_EQ(store.decoded(), limits.memory_bytes == 0 ? 0U : 4U);
@@ -159,7 +163,8 @@ TEST_F(Tiles, shards_are_read_by_their_index_and_damage_is_named) {
   const auto index = [&](std::uint32_t crc, std::size_t size) {
     char line[128];
     std::snprintf(line, sizeof line, "tiles-000000.tar\tk/1\tForest\t512\t%zu\t%08x\n", size, crc);
-    write_file(root_ / kShardIndexName, std::string("shard\tkey\tlabel\toffset\tsize\tcrc32\n") + line);
+    write_file(root_ / kShardIndexName,
+               std::string("shard\tkey\tlabel\toffset\tsize\tcrc32\n") + line);
   };
   const std::uint32_t crc = libdeflate_crc32(0, png.data(), png.size());
   index(crc, png.size());
@@ -181,17 +186,20 @@ TEST_F(Tiles, shards_are_read_by_their_index_and_damage_is_named) {
   };
   const std::string header = "shard\tkey\tlabel\toffset\tsize\tcrc32\n";
   EXPECT_THAT(refusal(header + "x\ty\n"), HasSubstr("line 2"));
-  EXPECT_THAT(refusal(header + "tiles-000000.tar\tk\tForest\t18446744073709551615\t9\t0\n"), HasSubstr("line 2"));
+  EXPECT_THAT(refusal(header + "tiles-000000.tar\tk\tForest\t18446744073709551615\t9\t0\n"),
+              HasSubstr("line 2"));
   EXPECT_THAT(refusal(header + "..\tk\tForest\t0\t9\t0\n"), HasSubstr("'..' is no file name"));
   EXPECT_THAT(refusal(header + "../x.tar\tk\tForest\t0\t9\t0\n"), HasSubstr("is no file name"));
   EXPECT_THAT(refusal(header + "gone.tar\tk\tForest\t0\t9\t0\n"), HasSubstr("gone.tar"));
-  EXPECT_THAT(refusal(header + "tiles-000000.tar\tk\tForest\t0\t9\t0"), HasSubstr("middle of a line"));
+  EXPECT_THAT(refusal(header + "tiles-000000.tar\tk\tForest\t0\t9\t0"),
+              HasSubstr("middle of a line"));
   EXPECT_THAT(refusal("shard,key\n"), HasSubstr("line 1: expected the header"));
 }
 
 std::vector<std::int32_t> labels(int per_class, int classes) {
   std::vector<std::int32_t> result;
-  for (int c = 0; c < classes; ++c) result.insert(result.end(), static_cast<std::size_t>(per_class + c), c);
+  for (int c = 0; c < classes; ++c)
+    result.insert(result.end(), static_cast<std::size_t>(per_class + c), c);
   return result;
 }
 
@@ -276,7 +284,8 @@ TEST(TileTransform, dihedral_gives_all_eight_symmetries_and_nothing_else) {
     transform.train(rgb.data(), 1, sample, again.data());
     EXPECT_EQ(out, again);
     std::vector<int> corner;
-    for (std::size_t i = 0; i < 12; i += 3) corner.push_back(static_cast<int>(std::lround(out[i] * 255)));
+    for (std::size_t i = 0; i < 12; i += 3)
+      corner.push_back(static_cast<int>(std::lround(out[i] * 255)));
     seen.insert(corner);
   }
   const std::set<std::vector<int>> all{{1, 2, 3, 4}, {2, 1, 4, 3}, {3, 4, 1, 2}, {4, 3, 2, 1},
@@ -291,7 +300,8 @@ TEST(TileTransform, sample_augmentation_stays_near_a_flat_tile) {
   float low = 1, high = 0;
   for (std::uint64_t sample = 0; sample < 100; ++sample) {
     transform.train(grey.data(), 1, sample, out.data());
-    // A flat grey tile has nothing to crop, contrast or saturate: only the brightness moves, by up to a fifth.
+    // A flat grey tile has nothing to crop, contrast or saturate: only the brightness moves, by up
+    // to a fifth.
     const auto [least, most] = std::minmax_element(out.begin(), out.end());
     EXPECT_NEAR(*least, *most, 1e-5);
     low = std::min(low, *least);

@@ -31,7 +31,8 @@ TEST(Schedule, steps_fall_to_a_tenth_after_each_third) {
 }
 
 template <typename Reference, typename ReferenceOptions>
-void expect_same_steps(const Optimizer::Options& options, const ReferenceOptions& reference_options) {
+void expect_same_steps(const Optimizer::Options& options,
+                       const ReferenceOptions& reference_options) {
   torch::manual_seed(1);
   std::vector<torch::Tensor> ours, theirs;
   for (const auto& shape : {std::vector<std::int64_t>{8, 3, 5, 5}, {7}}) {
@@ -50,15 +51,18 @@ void expect_same_steps(const Optimizer::Options& options, const ReferenceOptions
     optimizer.step(0.05);
     reference.step();
   }
-  for (std::size_t i = 0; i < ours.size(); ++i) EXPECT_TRUE(torch::allclose(ours[i], theirs[i], 1e-5, 1e-6));
+  for (std::size_t i = 0; i < ours.size(); ++i)
+    EXPECT_TRUE(torch::allclose(ours[i], theirs[i], 1e-5, 1e-6));
 }
 
 TEST(Optimizer, sgd_steps_as_torch_does) {
-  expect_same_steps<torch::optim::SGD>({"sgd", 0.9, 0.01}, torch::optim::SGDOptions(0.05).momentum(0.9).weight_decay(0.01));
+  expect_same_steps<torch::optim::SGD>(
+      {"sgd", 0.9, 0.01}, torch::optim::SGDOptions(0.05).momentum(0.9).weight_decay(0.01));
 }
 
 TEST(Optimizer, adamw_steps_as_torch_does) {
-  expect_same_steps<torch::optim::AdamW>({"adamw", 0.9, 0.01}, torch::optim::AdamWOptions(0.05).weight_decay(0.01));
+  expect_same_steps<torch::optim::AdamW>({"adamw", 0.9, 0.01},
+                                         torch::optim::AdamWOptions(0.05).weight_decay(0.01));
 }
 
 TEST(Optimizer, clips_to_the_joint_norm) {

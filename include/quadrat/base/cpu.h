@@ -5,10 +5,11 @@ namespace quadrat {
 /// What the vector units of the processor this runs on can do; all false where it is no x86-64.
 /// Cheap to ask.
 struct CpuFeatures {
-  bool avx2 = false;    ///< AVX2 and fused multiply-add
-  bool avx512 = false;  ///< AVX-512 F, BW, VL and DQ: what every server since 2017 with any of it has
-  bool bf16 = false;    ///< multiplies pairs of bfloat16 in hardware
-  bool vnni = false;    ///< multiplies fours of bytes in hardware, adding in 32 bits
+  bool avx2 = false;  ///< AVX2 and fused multiply-add
+  bool avx512 =
+      false;          ///< AVX-512 F, BW, VL and DQ: what every server since 2017 with any of it has
+  bool bf16 = false;  ///< multiplies pairs of bfloat16 in hardware
+  bool vnni = false;  ///< multiplies fours of bytes in hardware, adding in 32 bits
 };
 
 CpuFeatures cpu_features();

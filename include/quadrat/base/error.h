@@ -6,7 +6,8 @@
 
 namespace quadrat {
 
-/// What the caller can do about an error, which is also the program's exit status (see exit_status).
+/// What the caller can do about an error, which is also the program's exit status (see
+/// exit_status).
 enum class ErrorKind {
   kUsage,   ///< the command line or the configuration file is wrong: exit 1
   kInput,   ///< a file or folder the user named is not what it should be: exit 2
@@ -15,14 +16,16 @@ enum class ErrorKind {
   kDevice,  ///< the GPU or its library failed: exit 2
 };
 
-/// One line that says what was being done, to what, what was found instead of what was expected, and what to do.
+/// One line that says what was being done, to what, what was found instead of what was expected,
+/// and what to do.
 ///
 /// Thrown for faults of the user or the surroundings. A fault of our own is an assertion.
 class Error : public std::runtime_error {
  public:
   /// @param action what could not be done: "read tile"
   /// @param object what it was done to, usually a path; quoted in the message, left out when empty
-  /// @param finding what was found and what was expected: "it is 200x200 px, the model wants 224x224"
+  /// @param finding what was found and what was expected: "it is 200x200 px, the model wants
+  /// 224x224"
   /// @param remedy what the user can do; left out when empty
   Error(ErrorKind kind, std::string_view action, std::string_view object, std::string_view finding,
         std::string_view remedy = {});

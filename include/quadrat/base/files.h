@@ -14,16 +14,21 @@ namespace quadrat {
 using Path = std::filesystem::path;
 using Bytes = std::vector<std::byte>;
 
-/// The whole file. Short reads and EINTR are handled; directories, devices and files over `max_bytes` refused.
-/// @throws IoError where the file cannot be opened or read, InputError where it is not a file or too large.
+/// The whole file. Short reads and EINTR are handled; directories, devices and files over
+/// `max_bytes` refused.
+/// @throws IoError where the file cannot be opened or read, InputError where it is not a file or
+/// too large.
 Bytes read_file(const Path& path, std::uint64_t max_bytes = std::uint64_t{1} << 32);
 
-/// As read_file, into a buffer that is reused between calls; only its size changes when it is large enough.
-void read_file_into(const Path& path, Bytes& buffer, std::uint64_t max_bytes = std::uint64_t{1} << 32);
+/// As read_file, into a buffer that is reused between calls; only its size changes when it is large
+/// enough.
+void read_file_into(const Path& path, Bytes& buffer,
+                    std::uint64_t max_bytes = std::uint64_t{1} << 32);
 
-/// Replaces `path` by what `write` leaves in the temporary file it is given, so that at every instant `path` is
-/// either whole and old or whole and new: written beside it, fsynced, renamed, and the folder fsynced.
-/// The temporary file is named .NAME.tmp.HOST.PID and removed when anything throws.
+/// Replaces `path` by what `write` leaves in the temporary file it is given, so that at every
+/// instant `path` is either whole and old or whole and new: written beside it, fsynced, renamed,
+/// and the folder fsynced. The temporary file is named .NAME.tmp.HOST.PID and removed when anything
+/// throws.
 /// @throws IoError; whatever `write` throws.
 void replace_file(const Path& path, const std::function<void(const Path& temporary)>& write);
 
@@ -32,11 +37,12 @@ void write_file(const Path& path, std::string_view content);
 void write_file(const Path& path, std::span<const std::byte> content);
 void write_file(const Path& path, const std::vector<std::span<const std::byte>>& pieces);
 
-/// Creates the folder and its parents. @throws IoError, also where something that is no folder is in the way.
+/// Creates the folder and its parents. @throws IoError, also where something that is no folder is
+/// in the way.
 void make_folder(const Path& path);
 
-/// Removes the temporary files that killed processes left in `folder` (what replace_file names so), older than
-/// `age_s` seconds. Never throws: leftovers are harmless.
+/// Removes the temporary files that killed processes left in `folder` (what replace_file names so),
+/// older than `age_s` seconds. Never throws: leftovers are harmless.
 void remove_stale_temporaries(const Path& folder, double age_s = 0) noexcept;
 
 }  // namespace quadrat

@@ -7,7 +7,8 @@
 
 namespace quadrat {
 
-/// What every rank says goes to stderr, one line at a time: "quadrat-finetune[3]: text". Results go to stdout.
+/// What every rank says goes to stderr, one line at a time: "quadrat-finetune[3]: text". Results go
+/// to stdout.
 namespace log {
 
 /// Sets the name (and, under MPI, the rank; -1 for none) that lines begin with.

@@ -7,8 +7,9 @@
 
 namespace quadrat {
 
-/// How far a long piece of work has come, with its rate and the time left, on stderr: a bar redrawn in place on a
-/// terminal, a line every `log_interval_s` seconds in a log file. Used by one thread of one rank.
+/// How far a long piece of work has come, with its rate and the time left, on stderr: a bar redrawn
+/// in place on a terminal, a line every `log_interval_s` seconds in a log file. Used by one thread
+/// of one rank.
 class Progress {
  public:
   /// @param what shown first, e.g. "epoch 3/10"

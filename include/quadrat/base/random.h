@@ -7,9 +7,9 @@
 
 namespace quadrat {
 
-/// Random numbers that are a pure function of a key, so that what a sample gets depends on (seed, epoch, sample)
-/// and never on which rank, thread or order it is computed in. SplitMix64 (Steele, Lea and Flood, 2014): its output
-/// mix passes BigCrush over a counter.
+/// Random numbers that are a pure function of a key, so that what a sample gets depends on (seed,
+/// epoch, sample) and never on which rank, thread or order it is computed in. SplitMix64 (Steele,
+/// Lea and Flood, 2014): its output mix passes BigCrush over a counter.
 class KeyedRandom {
  public:
   /// @param key e.g. {seed, stream, epoch, sample}: every part changes all that follows
@@ -24,7 +24,8 @@ class KeyedRandom {
 
   double uniform(double low, double high) { return low + (high - low) * uniform(); }
 
-  /// Uniform in [0, n), n > 0, without modulo bias (Lemire's multiply-shift; its bias is below n / 2^64).
+  /// Uniform in [0, n), n > 0, without modulo bias (Lemire's multiply-shift; its bias is below n /
+  /// 2^64).
   std::uint64_t below(std::uint64_t n) {
     return static_cast<std::uint64_t>((static_cast<Wide>(next()) * n) >> 64);
   }

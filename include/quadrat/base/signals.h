@@ -2,8 +2,8 @@
 
 namespace quadrat {
 
-/// From now on SIGUSR1, SIGTERM and SIGINT only set a flag, so that a program can finish its step, save and exit 75.
-/// A second SIGINT kills at once, for the person at the keyboard.
+/// From now on SIGUSR1, SIGTERM and SIGINT only set a flag, so that a program can finish its step,
+/// save and exit 75. A second SIGINT kills at once, for the person at the keyboard.
 void catch_stop_signals();
 
 /// The signal that asked this process to stop, or 0.

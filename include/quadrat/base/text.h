@@ -10,8 +10,8 @@ namespace quadrat {
 /// "2026-11-21T09:30:00Z", now.
 std::string utc_now();
 
-/// Letters, digits, '-' and '_', at least one: what a run, a class folder or a score may be called, so that it is
-/// safe in paths, attributes and column names.
+/// Letters, digits, '-' and '_', at least one: what a run, a class folder or a score may be called,
+/// so that it is safe in paths, attributes and column names.
 bool is_plain_name(std::string_view name);
 
 /// @throws UsageError naming the option where the name is not plain.
@@ -29,7 +29,8 @@ std::string csv_field(std::string_view field);
 /// "1.5 GB" (powers of 1000).
 std::string format_bytes(double bytes);
 
-/// Shown in a message: control characters and bytes that are not UTF-8 as \xNN, cut after `max_bytes`.
+/// Shown in a message: control characters and bytes that are not UTF-8 as \xNN, cut after
+/// `max_bytes`.
 std::string printable(std::string_view raw, std::size_t max_bytes = 80);
 
 }  // namespace quadrat

@@ -12,9 +12,11 @@ namespace quadrat::comm {
 class Pending {
  public:
   virtual ~Pending() = default;
-  /// Moves the sum on where the backend needs the caller for that; never waits. @return whether it is done
+  /// Moves the sum on where the backend needs the caller for that; never waits. @return whether it
+  /// is done
   virtual bool poll() = 0;
-  /// Returns when the tensor holds the sum (on a GPU: when the current stream may use it). @throws CommError
+  /// Returns when the tensor holds the sum (on a GPU: when the current stream may use it). @throws
+  /// CommError
   virtual void wait() = 0;
 };
 
@@ -23,8 +25,9 @@ class AllReduce {
  public:
   virtual ~AllReduce() = default;
 
-  /// Starts `values` += the other ranks' values, in place. The tensor must be dense (any memory format, the same on
-  /// every rank), float32, float64 or bfloat16, and stay alive and untouched until wait().
+  /// Starts `values` += the other ranks' values, in place. The tensor must be dense (any memory
+  /// format, the same on every rank), float32, float64 or bfloat16, and stay alive and untouched
+  /// until wait().
   virtual std::unique_ptr<Pending> start(torch::Tensor values) = 0;
 
   virtual int ranks() const = 0;
@@ -34,18 +37,21 @@ class AllReduce {
 /// @param communicator is duplicated
 std::unique_ptr<AllReduce> make_mpi_all_reduce(const mpi::Communicator& communicator);
 
-/// Through memory that all ranks share, for ranks of one host: a gradient is read and written once, where MPI copies it
-/// several times. Non-blocking like MPI. Summed in the order of ranks; bfloat16 is rounded once. Collective.
+/// Through memory that all ranks share, for ranks of one host: a gradient is read and written once,
+/// where MPI copies it several times. Non-blocking like MPI. Summed in the order of ranks; bfloat16
+/// is rounded once. Collective.
 /// @throws UsageError where the ranks are on several hosts
 std::unique_ptr<AllReduce> make_shared_memory_all_reduce(const mpi::Communicator& communicator);
 
-/// The quicker of the two for tensors in host memory: shared memory on one host, MPI over several. Collective.
+/// The quicker of the two for tensors in host memory: shared memory on one host, MPI over several.
+/// Collective.
 std::unique_ptr<AllReduce> make_host_all_reduce(const mpi::Communicator& communicator);
 
-/// Over NCCL, for tensors on this rank's GPU, on a stream of its own. The NCCL id is made on rank 0 and sent by MPI.
-/// Collective. @throws DeviceError where this build has no NCCL, where there is no GPU, or where two ranks would
-/// share one
-std::unique_ptr<AllReduce> make_nccl_all_reduce(const mpi::Communicator& communicator, int device_index);
+/// Over NCCL, for tensors on this rank's GPU, on a stream of its own. The NCCL id is made on rank 0
+/// and sent by MPI. Collective. @throws DeviceError where this build has no NCCL, where there is no
+/// GPU, or where two ranks would share one
+std::unique_ptr<AllReduce> make_nccl_all_reduce(const mpi::Communicator& communicator,
+                                                int device_index);
 
 /// Whether this build has NCCL.
 bool has_nccl();

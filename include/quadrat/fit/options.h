@@ -8,7 +8,8 @@
 
 namespace quadrat::fit {
 
-/// What quadrat-fit is asked to do; the members are named as the options are, and mean what --help says.
+/// What quadrat-fit is asked to do; the members are named as the options are, and mean what --help
+/// says.
 struct FitOptions {
   Path train;
   Path validation;
@@ -18,8 +19,8 @@ struct FitOptions {
   std::string pretrained_model_type;
   std::string pretrained_weights = "none";
 
-  std::string classifier;            ///< logistic_regression or random_forest
-  std::string mmlspark_model_type;   ///< the sample's spelling of it
+  std::string classifier;           ///< logistic_regression or random_forest
+  std::string mmlspark_model_type;  ///< the sample's spelling of it
   double l2 = 0.01;
   std::int64_t max_iterations = 1000;
   std::int64_t trees = 20;
@@ -37,7 +38,8 @@ struct FitOptions {
   void validate();
 };
 
-/// Options that may differ when a run is started again: they say where and how it runs, not what it computes.
+/// Options that may differ when a run is started again: they say where and how it runs, not what it
+/// computes.
 bool may_change_on_resume(const std::string& option);
 
 }  // namespace quadrat::fit

@@ -20,7 +20,8 @@ struct PolygonLayer {
     std::string name;
     FieldType type;
   };
-  using Value = std::variant<std::monostate, std::string, std::int64_t, double>;  ///< monostate: null
+  using Value =
+      std::variant<std::monostate, std::string, std::int64_t, double>;  ///< monostate: null
   struct Style {
     std::string value;  ///< of `style_field`
     std::array<std::uint8_t, 3> rgb;
@@ -32,16 +33,18 @@ struct PolygonLayer {
   std::vector<Field> fields;
   std::uint64_t count = 0;
   /// Fills polygon i: four corners in order around it, and one value a field.
-  std::function<void(std::uint64_t i, std::array<Point, 4>& corners, std::vector<Value>& values)> fill;
-  std::string style_field;     ///< what QGIS colours by when the layer is opened; empty for no style
+  std::function<void(std::uint64_t i, std::array<Point, 4>& corners, std::vector<Value>& values)>
+      fill;
+  std::string style_field;  ///< what QGIS colours by when the layer is opened; empty for no style
   std::vector<Style> styles;
 };
 
-/// Writes a GeoPackage, made in memory and put in place whole (see replace_file): SQLite's locks are not needed where
-/// it ends up. QGIS opens it in the style's colours. @throws IoError
+/// Writes a GeoPackage, made in memory and put in place whole (see replace_file): SQLite's locks
+/// are not needed where it ends up. QGIS opens it in the style's colours. @throws IoError
 void write_geopackage(const Path& path, const PolygonLayer& layer);
 
-/// Names of the pixel values of a raster of classes, where GDAL and QGIS look for them: PATH.aux.xml.
+/// Names of the pixel values of a raster of classes, where GDAL and QGIS look for them:
+/// PATH.aux.xml.
 void write_category_names(const Path& raster, const std::vector<std::string>& names);
 
 }  // namespace quadrat::geo

@@ -46,8 +46,9 @@ PngSize read_png_size(std::span<const std::byte> file);
 void decode_png_tile(std::span<const std::byte> file, std::uint32_t side_px,
                      std::span<std::uint8_t> rgb);
 
-/// An 8-bit RGB PNG, not interlaced. At the default level files are 1 to 5 % smaller than with zlib's usual level on
-/// NAIP, UC Merced and synthetic tiles, in a tenth of the time; levels 5 to 9 gain another 1 to 2 %, 10 up to 8 %.
+/// An 8-bit RGB PNG, not interlaced. At the default level files are 1 to 5 % smaller than with
+/// zlib's usual level on NAIP, UC Merced and synthetic tiles, in a tenth of the time; levels 5 to 9
+/// gain another 1 to 2 %, 10 up to 8 %.
 /// @param level 0 (stored) to 12 (smallest)
 /// @param rgb [height, width, 3]
 /// @throws InputError where the sizes do not fit.

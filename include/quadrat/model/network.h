@@ -11,13 +11,14 @@
 
 namespace quadrat {
 
-/// AlexNet or ResNet18 as torchvision has them: the same layers under the same parameter names, so that weights go
-/// back and forth. Fine-tuning splits it in two: what stays as it was, which can be computed once per tile, and what
-/// is trained.
+/// AlexNet or ResNet18 as torchvision has them: the same layers under the same parameter names, so
+/// that weights go back and forth. Fine-tuning splits it in two: what stays as it was, which can be
+/// computed once per tile, and what is trained.
 class Network : public torch::nn::Module {
  public:
   /// Weights are torchvision's random initialisation, a function of the seed.
-  static std::shared_ptr<Network> create(Architecture architecture, std::int64_t classes, std::uint64_t seed);
+  static std::shared_ptr<Network> create(Architecture architecture, std::int64_t classes,
+                                         std::uint64_t seed);
 
   Architecture architecture() const { return architecture_; }
   std::int64_t classes() const { return classes_; }
@@ -29,8 +30,8 @@ class Network : public torch::nn::Module {
 
   void set_batch_norm(BatchNormMode mode, const SumOverRanks& sum);
 
-  /// The frozen layers: [N, 3, S, S] -> features, [N, 512], [N, 4096] or [N, 9216]; for `all` the input itself.
-  /// Runs without gradients.
+  /// The frozen layers: [N, 3, S, S] -> features, [N, 512], [N, 4096] or [N, 9216]; for `all` the
+  /// input itself. Runs without gradients.
   torch::Tensor frozen_part(const torch::Tensor& input);
 
   /// The trained layers: what frozen_part gives -> logits [N, classes].
@@ -42,7 +43,8 @@ class Network : public torch::nn::Module {
   /// Training mode for the layers that are trained, evaluation mode for the others.
   void train_mode();
 
-  /// What the dropout masks of the next training forward are a function of: one key for each row of the batch.
+  /// What the dropout masks of the next training forward are a function of: one key for each row of
+  /// the batch.
   void set_dropout_keys(std::vector<std::uint64_t> keys) { dropout_keys_ = std::move(keys); }
 
   /// The parameters being trained, in registration order.
@@ -53,9 +55,11 @@ class Network : public torch::nn::Module {
   virtual std::string last_layer_name() const = 0;
 
  protected:
-  Network(Architecture architecture, std::int64_t classes) : architecture_(architecture), classes_(classes) {}
+  Network(Architecture architecture, std::int64_t classes)
+      : architecture_(architecture), classes_(classes) {}
 
-  virtual torch::Tensor body(const torch::Tensor& input) = 0;       ///< convolutions, pooled and flattened
+  virtual torch::Tensor body(
+      const torch::Tensor& input) = 0;  ///< convolutions, pooled and flattened
   virtual torch::Tensor middle(const torch::Tensor& features) = 0;  ///< linear layers but the last
   virtual std::vector<torch::nn::Module*> trained_modules() = 0;
 

@@ -19,14 +19,15 @@ struct ModelCard {
   std::array<float, 3> std = kImageNetStd;
   std::uint32_t tile_px = kTileSide_px;
   Retraining retraining = Retraining::kAll;
-  std::string classifier;  ///< of quadrat-fit: logistic_regression or random_forest; empty for a fine-tuned network
+  std::string classifier;  ///< of quadrat-fit: logistic_regression or random_forest; empty for a
+                           ///< fine-tuned network
 };
 
 /// The classifier whose model has a forest (see forest.h) where the network has its last layer.
 inline constexpr std::string_view kRandomForest = "random_forest";
 
-/// Copies a file's tensors into the network. The last layer is left as it is where the file's has another number of
-/// classes. Tensors of half precision are widened.
+/// Copies a file's tensors into the network. The last layer is left as it is where the file's has
+/// another number of classes. Tensors of half precision are widened.
 /// @returns whether the last layer was loaded too
 /// @throws InputError naming the file: weights of another network, a missing or misshapen tensor
 bool load_weights(Network& network, const WeightsFile& weights, const Path& path);

@@ -17,8 +17,9 @@ namespace quadrat::mpi {
 /// Turns an MPI return code into a CommError with MPI's own text. @param call the function's name
 void check(int code, const char* call);
 
-/// A group of ranks, with a context of its own: messages on it never meet those of any other communicator.
-/// Move-only; a moved-from one is null. Every member function is collective unless it says otherwise.
+/// A group of ranks, with a context of its own: messages on it never meet those of any other
+/// communicator. Move-only; a moved-from one is null. Every member function is collective unless it
+/// says otherwise.
 class Communicator {
  public:
   /// A duplicate of MPI_COMM_WORLD.
@@ -34,10 +35,10 @@ class Communicator {
   /// The ranks that share this host's memory.
   Communicator split_by_host() const;
 
-  int rank() const { return rank_; }  ///< not collective
-  int size() const { return size_; }  ///< not collective
+  int rank() const { return rank_; }           ///< not collective
+  int size() const { return size_; }           ///< not collective
   bool is_root() const { return rank_ == 0; }  ///< not collective
-  MPI_Comm get() const { return comm_; }  ///< not collective
+  MPI_Comm get() const { return comm_; }       ///< not collective
 
   void barrier() const;
 
@@ -62,8 +63,9 @@ class Communicator {
   int size_ = 1;
 };
 
-/// Runs `work` on every rank, then lets the ranks agree: where any threw, all throw the lowest such rank's error
-/// (as a shared Error), so that nobody waits in the next collective for a rank that has left. Collective.
+/// Runs `work` on every rank, then lets the ranks agree: where any threw, all throw the lowest such
+/// rank's error (as a shared Error), so that nobody waits in the next collective for a rank that
+/// has left. Collective.
 void together(const Communicator& ranks, const std::function<void()>& work);
 
 }  // namespace quadrat::mpi

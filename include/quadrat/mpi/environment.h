@@ -2,12 +2,14 @@
 
 namespace quadrat::mpi {
 
-/// MPI from here to the end of the scope: MPI_Init_thread with MPI_THREAD_MULTIPLE, errors returned (and thrown as
-/// CommError) instead of aborting. A process that mpirun did not start becomes a world of one rank.
+/// MPI from here to the end of the scope: MPI_Init_thread with MPI_THREAD_MULTIPLE, errors returned
+/// (and thrown as CommError) instead of aborting. A process that mpirun did not start becomes a
+/// world of one rank.
 class Environment {
  public:
   Environment();
-  /// Finalizes, unless an exception is on its way that other ranks do not share: they would wait for ever.
+  /// Finalizes, unless an exception is on its way that other ranks do not share: they would wait
+  /// for ever.
   ~Environment();
   Environment(const Environment&) = delete;
   Environment& operator=(const Environment&) = delete;
@@ -16,7 +18,8 @@ class Environment {
 /// Whether MPI is running in this process.
 bool is_running() noexcept;
 
-/// The rank mpirun or srun gave this process, read from its environment without starting MPI; 0 where there is none.
+/// The rank mpirun or srun gave this process, read from its environment without starting MPI; 0
+/// where there is none.
 int launched_rank() noexcept;
 
 /// Ends every rank of the job with this status. Does not return.

@@ -18,11 +18,14 @@ class RunFolder {
   Path checkpoint() const { return path_ / "checkpoint.safetensors"; }
   Path model() const { return path_ / "model.safetensors"; }
 
-  /// Whether an earlier start of the same run has done it all. `may_differ(option)` are left out of the comparison.
+  /// Whether an earlier start of the same run has done it all. `may_differ(option)` are left out of
+  /// the comparison.
   /// @param may_go_on whether an unfinished run of that name is to be gone on with
-  /// @throws InputError where a run of that name has other settings, naming the first that differ, or is unfinished and
+  /// @throws InputError where a run of that name has other settings, naming the first that differ,
+  /// or is unfinished and
   ///   not to be gone on with
-  bool is_complete(const Settings& config, bool (*may_differ)(const std::string&), bool may_go_on) const;
+  bool is_complete(const Settings& config, bool (*may_differ)(const std::string&),
+                   bool may_go_on) const;
 
   /// Makes the folder and removes what killed processes left there. @throws IoError
   void prepare() const;
@@ -32,7 +35,8 @@ class RunFolder {
                              const std::vector<std::pair<std::string, std::string>>& info) const;
 
   /// predictions_validation.csv
-  void write_predictions(const Predictions& predictions, const std::vector<std::string>& classes) const;
+  void write_predictions(const Predictions& predictions,
+                         const std::vector<std::string>& classes) const;
 
  private:
   Path path_;

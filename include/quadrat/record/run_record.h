@@ -51,29 +51,36 @@ struct RunRecord {
   Settings environment;  ///< ranks, hosts, device, threads_per_rank, precision, library versions
   std::vector<std::string> classes;  ///< in index order
   std::vector<EpochRow> epochs;
-  std::uint32_t kept_epoch = 0;  ///< the epoch whose model was kept, 0 for none: attribute of /epochs
-  Predictions validation;        ///< of the kept epoch
-  /// [classes, classes], rows true, columns predicted: set by write_run_record from `validation`, zeros without
-  /// labels. /per_class is computed from it.
+  std::uint32_t kept_epoch =
+      0;                   ///< the epoch whose model was kept, 0 for none: attribute of /epochs
+  Predictions validation;  ///< of the kept epoch
+  /// [classes, classes], rows true, columns predicted: set by write_run_record from `validation`,
+  /// zeros without labels. /per_class is computed from it.
   std::vector<std::int64_t> confusion;
 };
 
-/// Replaces `path` atomically by the whole record (see replace_file), so that readers find a whole file always.
-/// Sets `updated`, `confusion`, and what is empty of `created` and `git_commit` (from this build).
-/// @pre sizes agree: labels and predicted one a tile or none at all, probabilities tiles x classes, both < classes
+/// Replaces `path` atomically by the whole record (see replace_file), so that readers find a whole
+/// file always. Sets `updated`, `confusion`, and what is empty of `created` and `git_commit` (from
+/// this build).
+/// @pre sizes agree: labels and predicted one a tile or none at all, probabilities tiles x classes,
+/// both < classes
 /// @throws IoError
 void write_run_record(const Path& path, RunRecord& record);
 
-/// @throws IoError where there is no such file or it cannot be read; InputError naming what is wrong with it: not
-///   HDF5, cut short, not a run record, a newer schema_version, a missing part, classes that are none.
+/// @throws IoError where there is no such file or it cannot be read; InputError naming what is
+/// wrong with it: not
+///   HDF5, cut short, not a run record, a newer schema_version, a missing part, classes that are
+///   none.
 RunRecord read_run_record(const Path& path);
 
-/// Reads all but /predictions, which can be large: what lists and comparisons need. `confusion` is there.
+/// Reads all but /predictions, which can be large: what lists and comparisons need. `confusion` is
+/// there.
 RunRecord read_run_summary(const Path& path);
 
 /// counts[true * classes + predicted].
 std::vector<std::int64_t> confusion_matrix(const std::vector<std::uint16_t>& labels,
-                                           const std::vector<std::uint16_t>& predicted, std::size_t classes);
+                                           const std::vector<std::uint16_t>& predicted,
+                                           std::size_t classes);
 
 /// One row of /per_class. Ratios with nothing below the line are 0.
 struct ClassMetrics {

@@ -38,16 +38,16 @@ struct ScoreRecord {
   std::vector<RejectedTile> rejected;
 };
 
-/// Replaces `path` atomically. Sets `updated`, and `created` where empty. The attribute `tiles` counts predictions;
-/// `tiles_per_s` is that over `seconds`, 0 while either is 0.
+/// Replaces `path` atomically. Sets `updated`, and `created` where empty. The attribute `tiles`
+/// counts predictions; `tiles_per_s` is that over `seconds`, 0 while either is 0.
 /// @pre sizes agree, as for write_run_record; corners one a prediction or none @throws IoError
 void write_score_record(const Path& path, ScoreRecord& record);
 
-/// Replaces `path` atomically by a file with `/tiles` (the tile names of the record's predictions) and `/features`,
-/// f4 [tiles, width]: what the network's last layer saw of each. Schema "quadrat-score-features" version 1; the record's
-/// settings go along. @throws IoError
-void write_score_features(const Path& path, const ScoreRecord& record, std::span<const float> features,
-                          std::size_t width);
+/// Replaces `path` atomically by a file with `/tiles` (the tile names of the record's predictions)
+/// and `/features`, f4 [tiles, width]: what the network's last layer saw of each. Schema
+/// "quadrat-score-features" version 1; the record's settings go along. @throws IoError
+void write_score_features(const Path& path, const ScoreRecord& record,
+                          std::span<const float> features, std::size_t width);
 
 /// @throws InputError as read_run_record
 ScoreRecord read_score_record(const Path& path);

@@ -9,7 +9,8 @@
 
 namespace quadrat::report {
 
-/// The sample's second look at its six classes: Developed, Cultivated, and the other four as Undeveloped.
+/// The sample's second look at its six classes: Developed, Cultivated, and the other four as
+/// Undeveloped.
 struct Merged {
   std::vector<std::string> classes;
   std::vector<std::int64_t> confusion;  ///< [classes, classes]
@@ -39,6 +40,7 @@ Calibration calibrate(const Predictions& predictions, std::size_t classes, std::
 float confidence(const Predictions& predictions, std::size_t classes, std::size_t i);
 
 /// Indices of wrong tiles, the surest first. @pre predictions have labels
-std::vector<std::size_t> confident_mistakes(const Predictions& predictions, std::size_t classes, std::size_t at_most);
+std::vector<std::size_t> confident_mistakes(const Predictions& predictions, std::size_t classes,
+                                            std::size_t at_most);
 
 }  // namespace quadrat::report

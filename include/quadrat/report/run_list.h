@@ -25,22 +25,26 @@ struct RunEntry {
   std::string problem;  ///< why the record cannot be read, one line; empty where it can
 };
 
-/// Every folder in `runs`, sorted by name. A record that is missing, half there or foreign is an entry with a problem.
+/// Every folder in `runs`, sorted by name. A record that is missing, half there or foreign is an
+/// entry with a problem.
 /// @throws InputError, IoError where `runs` itself cannot be listed
 std::vector<RunEntry> list_runs(const Path& runs);
 
 /// The run's record, with predictions where `whole`.
-/// @throws UsageError where the name is not plain, InputError (with the nearest name) where there is no such run, and
+/// @throws UsageError where the name is not plain, InputError (with the nearest name) where there
+/// is no such run, and
 ///   what read_run_record throws
 RunRecord load_run(const Path& runs, const std::string& name, bool whole);
 
 /// The epoch with the lowest value; none where there is no epoch or all are NaN.
 const EpochRow* best_epoch(const RunRecord& run, Metric metric);
 
-/// Runs with a finite best value first, best first; then those without, by name; then those that cannot be read.
+/// Runs with a finite best value first, best first; then those without, by name; then those that
+/// cannot be read.
 void sort_by_metric(std::vector<RunEntry>& entries, Metric metric);
 
-/// "resnet18 all", "alexnet random_forest": network and what was trained of it, from the run's settings.
+/// "resnet18 all", "alexnet random_forest": network and what was trained of it, from the run's
+/// settings.
 std::string model_of(const RunRecord& run);
 
 /// Sum over the epochs.

@@ -23,11 +23,14 @@ std::string list_csv(const std::vector<RunEntry>& entries, Metric metric);
 /// All of one run: status, settings, epochs, confusion matrix, metrics by class.
 std::string show_text(const RunRecord& run, const TextStyle& style);
 
-/// Results by group of seeds, settings side by side with those that differ marked, curves laid over each other.
-std::string compare_text(const std::vector<RunEntry>& entries, Metric metric, const TextStyle& style);
+/// Results by group of seeds, settings side by side with those that differ marked, curves laid over
+/// each other.
+std::string compare_text(const std::vector<RunEntry>& entries, Metric metric,
+                         const TextStyle& style);
 
 /// What export writes. @throws UsageError for an unknown table
-const std::vector<std::string>& export_tables();  ///< epochs, per_class, confusion, predictions, config
+const std::vector<std::string>&
+export_tables();  ///< epochs, per_class, confusion, predictions, config
 std::string export_csv(const RunRecord& run, const std::string& table);
 
 /// Curves as text, one letter each, over a common x from 1.

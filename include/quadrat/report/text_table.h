@@ -7,7 +7,8 @@
 
 namespace quadrat::report {
 
-/// Columns under headings, as wide as their content. Numbers go right, words left, by what the first row has.
+/// Columns under headings, as wide as their content. Numbers go right, words left, by what the
+/// first row has.
 class TextTable {
  public:
   explicit TextTable(std::vector<std::string> header);

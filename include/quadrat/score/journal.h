@@ -24,17 +24,19 @@ struct UnitResult {
   std::vector<Rejected> rejected;
 };
 
-/// A rank's finished units on disk, one file for each rank and start: what a restarted run need not do again.
+/// A rank's finished units on disk, one file for each rank and start: what a restarted run need not
+/// do again.
 ///
 /// Layout, little-endian:
 ///
 ///     "QDRTJNL2" | fingerprint u64 | classes u32 | ranks u32 | crc32 u32 of all before
 ///     then a unit each: payload bytes u32 | crc32 u32 of the payload | payload:
-///         unit u64 | seconds f64 | tiles u32 | rejected u32 | width u32 | probabilities f32 [tiles, classes] |
-///         features f32 [tiles, width] | rejected times: tile u32 | reason bytes u32 | reason
+///         unit u64 | seconds f64 | tiles u32 | rejected u32 | width u32 | probabilities f32
+///         [tiles, classes] | features f32 [tiles, width] | rejected times: tile u32 | reason bytes
+///         u32 | reason
 ///
-/// A unit is appended by one write and fsynced before it counts. What a kill cuts off fails its checksum and is left
-/// out; nothing after it is read.
+/// A unit is appended by one write and fsynced before it counts. What a kill cuts off fails its
+/// checksum and is left out; nothing after it is read.
 class JournalWriter {
  public:
   /// A new file in `folder`, whatever others there are. Created when the first unit is appended.
@@ -70,7 +72,8 @@ struct JournalSummary {
   double seconds = 0;  ///< wall time that the units took, ranks running side by side
 };
 
-/// Calls `found` for each whole unit of each journal in `folder`; a unit that two journals hold comes once.
+/// Calls `found` for each whole unit of each journal in `folder`; a unit that two journals hold
+/// comes once.
 /// @throws InputError where a journal is of other settings; IoError
 JournalSummary read_journals(const Path& folder, std::uint64_t fingerprint, std::uint32_t classes,
                              const std::function<void(UnitResult&&)>& found);

@@ -21,46 +21,51 @@ const char* to_string(Precision precision);
 /// The precision that to_string names so; kFp32 for any other text.
 Precision parse_precision(std::string_view text);
 
-/// Whether this CPU computes in the precision at all; where it does so in hardware it is also quicker.
+/// Whether this CPU computes in the precision at all; where it does so in hardware it is also
+/// quicker.
 bool is_supported(Precision precision);
 bool is_accelerated(Precision precision);
 
-/// What int8 needs to know: the values every layer's output takes on typical tiles. Made by Plan::observe.
+/// What int8 needs to know: the values every layer's output takes on typical tiles. Made by
+/// Plan::observe.
 struct Calibration {
   struct Range {
     float low = 0;
     float high = 0;
   };
-  /// One a layer: the smallest value seen, and the mean over groups of kTilesAtOnce tiles of the largest, which a
-  /// single odd tile moves little.
+  /// One a layer: the smallest value seen, and the mean over groups of kTilesAtOnce tiles of the
+  /// largest, which a single odd tile moves little.
   std::vector<Range> layers;
   std::int64_t groups = 0;
 };
 
-/// A network compiled for this CPU: layers fused, weights prepacked, activations channels-last, shapes fixed, through
-/// the oneDNN operators that LibTorch registers (mkldnn::_convolution_pointwise and its relatives). In fp32 and bf16,
-/// convolutions of stride 1 go by Winograd's algorithm instead where there is AVX-512.
+/// A network compiled for this CPU: layers fused, weights prepacked, activations channels-last,
+/// shapes fixed, through the oneDNN operators that LibTorch registers
+/// (mkldnn::_convolution_pointwise and its relatives). In fp32 and bf16, convolutions of stride 1
+/// go by Winograd's algorithm instead where there is AVX-512.
 ///
-/// Convolutions run on `kTilesAtOnce` tiles at a time, so that activations stay in the cache; fully connected layers
-/// on all of the batch, so that their weights are read once. A tile's result does not depend on its neighbours or on
-/// how full the batch is. One thread; not thread-safe.
+/// Convolutions run on `kTilesAtOnce` tiles at a time, so that activations stay in the cache; fully
+/// connected layers on all of the batch, so that their weights are read once. A tile's result does
+/// not depend on its neighbours or on how full the batch is. One thread; not thread-safe.
 class Plan {
  public:
   static constexpr std::int64_t kTilesAtOnce = 8;
 
-  /// The batch that suits the architecture: larger where fully connected layers dominate the memory traffic.
+  /// The batch that suits the architecture: larger where fully connected layers dominate the memory
+  /// traffic.
   static std::int64_t suitable_batch(Architecture architecture);
 
   /// @param batch the most tiles of one call, rounded up to a multiple of kTilesAtOnce
   /// @param calibration needed for kInt8, otherwise ignored
   /// @throws UsageError where this CPU lacks what the precision needs
-  Plan(FusedNetwork network, Precision precision, std::int64_t batch, const Calibration* calibration = nullptr);
+  Plan(FusedNetwork network, Precision precision, std::int64_t batch,
+       const Calibration* calibration = nullptr);
   ~Plan();
   Plan(Plan&&) noexcept;
   Plan& operator=(Plan&&) noexcept;
 
   struct Result {
-    torch::Tensor features;  ///< [n, feature_count] float32: what the head sees, whatever comes before it
+    torch::Tensor features;  ///< [n, feature_count] float32: what the head sees
     torch::Tensor logits;    ///< [n, classes] float32
   };
 
@@ -90,8 +95,8 @@ class Plan {
 /// Row-wise softmax in float64, rounded to float32. @param logits [n, classes] float32, contiguous
 std::vector<float> probabilities(const torch::Tensor& logits);
 
-/// Keeps freed activation buffers for the next batch instead of giving their pages back to the system, which costs
-/// more than some layers do. For programs, once the plan is made: it is the
+/// Keeps freed activation buffers for the next batch instead of giving their pages back to the
+/// system, which costs more than some layers do. For programs, once the plan is made: it is the
 /// process's malloc that is told.
 void keep_freed_memory();
 

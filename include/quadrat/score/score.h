@@ -21,12 +21,13 @@ struct ScoreOptions {
   std::string precision = "auto";  ///< auto, fp32, bf16 or int8
   std::string resume = "auto";     ///< auto or never
   std::int64_t batch_size = 0;     ///< tiles a rank computes together; 0: what suits the network
-  bool cascade = false;            ///< settle tiles by a look at their middle where it is sure; ResNet18 only
-  double cascade_points = 0.3;     ///< that it may add to the error on the validation tiles, in percent of them
+  bool cascade = false;  ///< settle tiles by a look at their middle where it is sure; ResNet18 only
+  double cascade_points =
+      0.3;  ///< that it may add to the error on the validation tiles, in percent of them
   bool test_time_augmentation = false;  ///< the mean probabilities of 8 views of each tile
-  Path features;                   ///< where what the head sees is written; empty: nowhere
-  double watchdog_seconds = 60;    ///< a rank silent for so long ends the job; 0: never
-  Settings as_used;                ///< all of them as text, for the record
+  Path features;                        ///< where what the head sees is written; empty: nowhere
+  double watchdog_seconds = 60;         ///< a rank silent for so long ends the job; 0: never
+  Settings as_used;                     ///< all of them as text, for the record
 };
 
 /// @throws UsageError naming the option. Needs no MPI.
@@ -42,20 +43,23 @@ struct ScoreSummary {
   Path folder;  ///< scores/NAME
   std::uint64_t tiles = 0;
   std::uint64_t rejected = 0;
-  double seconds = 0;       ///< wall time from files to classes, over all starts
+  double seconds = 0;  ///< wall time from files to classes, over all starts
   double tiles_per_s = 0;
-  double error = -1;        ///< fraction of tiles that are not of their folder's class; -1 where unknown
+  double error = -1;  ///< fraction of tiles that are not of their folder's class; -1 where unknown
   std::string precision;
 };
 
-/// Classifies the tiles with the model runs/MODEL/model.safetensors and writes scores/NAME/scores.h5 and
-/// predictions.csv. Collective; the summary is whole on rank 0 and has its outcome on all.
+/// Classifies the tiles with the model runs/MODEL/model.safetensors and writes
+/// scores/NAME/scores.h5 and predictions.csv. Collective; the summary is whole on rank 0 and has
+/// its outcome on all.
 ///
-/// Units of tiles are dealt to the ranks as they come, finished ones journaled in scores/NAME/, so that whatever kills
-/// the run costs a unit a rank. A tile that cannot be read or decoded is listed with its reason.
-/// @throws InputError: no such model or tiles, tiles of another size than the model's, scores of that name with
-///   other settings, a cascade without validation tiles to set its threshold on; UsageError: a precision this CPU
-///   lacks, a cascade of AlexNet; IoError
+/// Units of tiles are dealt to the ranks as they come, finished ones journaled in scores/NAME/, so
+/// that whatever kills the run costs a unit a rank. A tile that cannot be read or decoded is listed
+/// with its reason.
+/// @throws InputError: no such model or tiles, tiles of another size than the model's, scores of
+/// that name with
+///   other settings, a cascade without validation tiles to set its threshold on; UsageError: a
+///   precision this CPU lacks, a cascade of AlexNet; IoError
 ScoreSummary score_tiles(const ScoreOptions& options, const mpi::Communicator& ranks);
 
 }  // namespace quadrat::score

@@ -11,7 +11,8 @@ namespace quadrat {
 
 enum class Augment {
   kNone,
-  kSample,    ///< the sample's: a random crop of side 0.85 resized back, brightness, contrast and saturation +-0.2
+  kSample,    ///< the sample's: a random crop of side 0.85 resized back, brightness, contrast and
+              ///< saturation +-0.2
   kDihedral,  ///< one of the 8 flips and quarter turns, which overhead imagery allows
 };
 
@@ -24,8 +25,8 @@ std::string_view to_string(Augment augment);
 class TileTransform {
  public:
   /// @param mean,std per channel in units of full scale (ImageNet's are 0.485... and 0.229...)
-  TileTransform(std::uint32_t side_px, std::array<float, 3> mean, std::array<float, 3> std, Augment augment,
-                std::uint64_t seed);
+  TileTransform(std::uint32_t side_px, std::array<float, 3> mean, std::array<float, 3> std,
+                Augment augment, std::uint64_t seed);
 
   /// The augmentation is a pure function of (seed, epoch, sample).
   /// @param rgb [side, side, 3] @param out [side, side, 3], normalised
@@ -40,7 +41,8 @@ class TileTransform {
 
  private:
   void dihedral(const std::uint8_t* rgb, unsigned which, float* out) const;
-  void crop_and_jitter(const std::uint8_t* rgb, std::uint64_t epoch, std::uint64_t sample, float* out) const;
+  void crop_and_jitter(const std::uint8_t* rgb, std::uint64_t epoch, std::uint64_t sample,
+                       float* out) const;
 
   std::uint32_t side_;
   Augment augment_;

@@ -23,11 +23,13 @@ struct Tile {
   std::uint32_t crc32 = 0;        ///< of the PNG in the shard, from its index
 };
 
-/// What a folder of tiles holds, sorted by name. Made once on rank 0 and broadcast: nobody else lists folders.
+/// What a folder of tiles holds, sorted by name. Made once on rank 0 and broadcast: nobody else
+/// lists folders.
 struct Catalog {
   Path root;
   std::vector<std::string> classes;  ///< sorted; empty for a set without labels
-  std::vector<std::string> shards;   ///< packed shards below the root; empty where every tile is a file
+  std::vector<std::string>
+      shards;  ///< packed shards below the root; empty where every tile is a file
   std::vector<Tile> tiles;
 
   Bytes serialize() const;
@@ -35,16 +37,17 @@ struct Catalog {
 };
 
 /// Lists class folders of PNGs: ROOT/<class>/<name>.png, or packed shards made by quadrat-pack.
-/// @throws InputError: no such folder, no class folder, an empty class, a class name that is not plain
+/// @throws InputError: no such folder, no class folder, an empty class, a class name that is not
+/// plain
 Catalog list_labelled_tiles(const Path& root);
 
-/// Lists a set to score: PNGs directly in ROOT, in folders below it, or in packed shards. A first level of folders
-/// gives labels where every tile is in one.
+/// Lists a set to score: PNGs directly in ROOT, in folders below it, or in packed shards. A first
+/// level of folders gives labels where every tile is in one.
 /// @throws InputError: no such folder, no tile
 Catalog list_tiles(const Path& root);
 
-/// Keeps a seeded, class-balanced fraction of the tiles, at least one of each class. @throws UsageError unless
-/// 0 < fraction <= 1
+/// Keeps a seeded, class-balanced fraction of the tiles, at least one of each class. @throws
+/// UsageError unless 0 < fraction <= 1
 void sample_tiles(Catalog& catalog, double fraction, std::uint64_t seed);
 
 }  // namespace quadrat

@@ -8,8 +8,8 @@
 
 namespace quadrat {
 
-/// Brings tiles' PNG bytes from single files or packed shards. Shards are opened on first use and stay open.
-/// Not thread-safe: one reader a thread. The catalog must outlive it.
+/// Brings tiles' PNG bytes from single files or packed shards. Shards are opened on first use and
+/// stay open. Not thread-safe: one reader a thread. The catalog must outlive it.
 class TileReader {
  public:
   explicit TileReader(const Catalog& catalog);
@@ -17,7 +17,8 @@ class TileReader {
   TileReader& operator=(const TileReader&) = delete;
 
   /// The PNG of catalog.tiles[index] into `buffer`, which is reused between calls.
-  /// @throws IoError, InputError naming the tile; for a shard cut short or changed since it was indexed, the shard too
+  /// @throws IoError, InputError naming the tile; for a shard cut short or changed since it was
+  /// indexed, the shard too
   void read(std::size_t index, Bytes& buffer);
 
  private:

@@ -10,18 +10,20 @@
 
 namespace quadrat {
 
-/// Packed shards: plain .tar files in WebDataset layout (KEY.png, and KEY.cls where the class is known), so that tar
-/// and Python's webdataset read them too, with an index beside them, shards.tsv:
+/// Packed shards: plain .tar files in WebDataset layout (KEY.png, and KEY.cls where the class is
+/// known), so that tar and Python's webdataset read them too, with an index beside them,
+/// shards.tsv:
 ///
-///     shard<TAB>key<TAB>label<TAB>offset<TAB>size<TAB>crc32      one line a tile, header first, crc32 in hex
+///     shard<TAB>key<TAB>label<TAB>offset<TAB>size<TAB>crc32      one line a tile, header first,
+///     crc32 in hex
 ///
 /// The index says where each PNG is, so that a tile costs one pread and nobody walks the tars.
 inline constexpr const char* kShardIndexName = "shards.tsv";
 
 struct ShardEntry {
-  std::uint32_t shard = 0;  ///< index into ShardSet::shards
-  std::string key;          ///< tile name without ".png"; may hold '/'
-  std::string label;        ///< class name, empty where unknown
+  std::uint32_t shard = 0;   ///< index into ShardSet::shards
+  std::string key;           ///< tile name without ".png"; may hold '/'
+  std::string label;         ///< class name, empty where unknown
   std::uint64_t offset = 0;  ///< of the PNG's first byte in the .tar
   std::uint32_t size_bytes = 0;
   std::uint32_t crc32 = 0;  ///< of the PNG's bytes (zlib's CRC-32)
@@ -34,7 +36,8 @@ struct ShardSet {
 
 bool has_shard_index(const Path& folder);
 
-/// @throws InputError naming the index's line that is wrong, a shard that is missing or shorter than its index says
+/// @throws InputError naming the index's line that is wrong, a shard that is missing or shorter
+/// than its index says
 ShardSet read_shard_index(const Path& folder);
 
 /// Reads tiles out of shards by pread; files open on first use and stay open. Where tiles are asked
@@ -48,12 +51,11 @@ class ShardReader {
   ShardReader& operator=(const ShardReader&) = delete;
 
   /// @throws IoError, or InputError naming the shard where it ends early or the checksum differs
-  void read(std::uint32_t shard, std::uint64_t offset, std::uint32_t size_bytes, std::uint32_t crc32,
-            Bytes& buffer);
+  void read(std::uint32_t shard, std::uint64_t offset, std::uint32_t size_bytes,
+            std::uint32_t crc32, Bytes& buffer);
 
  private:
-  void read_ahead(int descriptor, std::uint32_t shard, std::uint64_t begin,
-                  std::uint64_t end);
+  void read_ahead(int descriptor, std::uint32_t shard, std::uint64_t begin, std::uint64_t end);
 
   Path folder_;
   std::vector<std::string> shards_;

@@ -8,17 +8,18 @@ namespace quadrat {
 
 /// Which tiles are in which training batch, independent of how many ranks compute it.
 ///
-/// The tiles are dealt, class by class and seeded, into V virtual shards; global batch k takes the next B/V tiles of
-/// every shard's order, which is shuffled anew each epoch. A rank owns whole shards, so any number of ranks up to V
-/// computes the same batches. Shards differ by at most one tile; in an epoch's last batches those that have run dry
-/// contribute less.
+/// The tiles are dealt, class by class and seeded, into V virtual shards; global batch k takes the
+/// next B/V tiles of every shard's order, which is shuffled anew each epoch. A rank owns whole
+/// shards, so any number of ranks up to V computes the same batches. Shards differ by at most one
+/// tile; in an epoch's last batches those that have run dry contribute less.
 class ShardPlan {
  public:
   /// @param labels class of every tile
   /// @param shards V, at least 1
   /// @param batch_global B, a multiple of V
   /// @throws UsageError where B is no multiple of V, or there are fewer tiles than shards
-  ShardPlan(std::span<const std::int32_t> labels, std::int64_t shards, std::int64_t batch_global, std::uint64_t seed);
+  ShardPlan(std::span<const std::int32_t> labels, std::int64_t shards, std::int64_t batch_global,
+            std::uint64_t seed);
 
   std::int64_t shards() const { return static_cast<std::int64_t>(members_.size()); }
   std::int64_t steps_per_epoch() const { return steps_; }
@@ -38,7 +39,8 @@ class ShardPlan {
   /// All tiles of these shards, in ascending order: what a rank reads.
   std::vector<std::uint32_t> tiles_of(Range range) const;
 
-  /// The order in which an epoch visits these shards' tiles; at(step) are indices into the labels given.
+  /// The order in which an epoch visits these shards' tiles; at(step) are indices into the labels
+  /// given.
   class Epoch {
    public:
     /// The tiles of batch `step` that come from these shards, shard by shard.

@@ -14,16 +14,20 @@ namespace quadrat {
 
 struct StoreLimits {
   std::uint64_t memory_bytes = std::uint64_t{8} << 30;  ///< decoded tiles kept in memory
-  Path scratch;  ///< folder on a local disk for those beyond; empty: they are decoded again each time
+  Path scratch;  ///< folder on a local disk for those beyond; empty: they are decoded again each
+                 ///< time
 };
 
-/// Decodes each tile once and keeps its pixels: in memory up to the limit, beyond it in an unlinked file on the
-/// scratch disk (mapped, so that the kernel keeps the hot part cached). One thread at a time.
+/// Decodes each tile once and keeps its pixels: in memory up to the limit, beyond it in an unlinked
+/// file on the scratch disk (mapped, so that the kernel keeps the hot part cached). One thread at a
+/// time.
 class TileStore {
  public:
-  /// @param tiles which of the catalog's tiles will be asked for, ascending; the catalog must outlive the store
+  /// @param tiles which of the catalog's tiles will be asked for, ascending; the catalog must
+  /// outlive the store
   /// @throws IoError where the scratch file cannot be made
-  TileStore(const Catalog& catalog, std::vector<std::uint32_t> tiles, std::uint32_t side_px, const StoreLimits& limits);
+  TileStore(const Catalog& catalog, std::vector<std::uint32_t> tiles, std::uint32_t side_px,
+            const StoreLimits& limits);
   ~TileStore();
   TileStore(const TileStore&) = delete;
   TileStore& operator=(const TileStore&) = delete;

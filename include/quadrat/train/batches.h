@@ -26,7 +26,7 @@ struct Sample {
 
 /// This rank's part of a batch. The tensors are valid until the batch after the next is asked for.
 struct Batch {
-  torch::Tensor input;               ///< [n, 3, S, S] float32, channels last; or what frozen layers make of that
+  torch::Tensor input;  ///< [n, 3, S, S] float32, channels last; or what frozen layers make of that
   std::vector<std::uint32_t> tiles;  ///< n catalog indices
 };
 
@@ -44,12 +44,14 @@ class InputStream {
   virtual Batch next() = 0;
 };
 
-/// Decodes, augments and normalises the next batches on a thread of its own while this one is computed on.
+/// Decodes, augments and normalises the next batches on a thread of its own while this one is
+/// computed on.
 class BatchStream : public InputStream {
  public:
   /// @param store is used by the stream's thread alone while the stream lives
   /// @param augmented false: every view is the plain tile
-  BatchStream(TileStore& store, const TileTransform& transform, bool augmented, SamplesOfStep samples, Steps steps);
+  BatchStream(TileStore& store, const TileTransform& transform, bool augmented,
+              SamplesOfStep samples, Steps steps);
   ~BatchStream() override;
   BatchStream(const BatchStream&) = delete;
   BatchStream& operator=(const BatchStream&) = delete;
@@ -66,7 +68,8 @@ class BatchStream : public InputStream {
   const TileTransform& transform_;
   bool augmented_;
   SamplesOfStep samples_;
-  std::vector<torch::Tensor> buffers_;  ///< one each for what is computed on, what waits and what is being made
+  std::vector<torch::Tensor>
+      buffers_;  ///< one each for what is computed on, what waits and what is being made
   std::mutex mutex_;
   std::condition_variable changed_;
   std::queue<Batch> ready_;

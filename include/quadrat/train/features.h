@@ -9,12 +9,14 @@
 
 namespace quadrat {
 
-/// What the frozen layers make of each tile, computed once per view and kept: ten epochs of a last layer cost little
-/// more than one forward pass.
+/// What the frozen layers make of each tile, computed once per view and kept: ten epochs of a last
+/// layer cost little more than one forward pass.
 class FeatureCache {
  public:
-  /// @param tiles ascending @param views how many augmented versions of each tile @param width values a view
-  FeatureCache(std::vector<std::uint32_t> tiles, std::int64_t views, std::int64_t width, torch::ScalarType dtype);
+  /// @param tiles ascending @param views how many augmented versions of each tile @param width
+  /// values a view
+  FeatureCache(std::vector<std::uint32_t> tiles, std::int64_t views, std::int64_t width,
+               torch::ScalarType dtype);
 
   /// @param rows [n, width], one a sample
   void put(const std::vector<Sample>& samples, const torch::Tensor& rows);

@@ -7,8 +7,9 @@
 
 namespace quadrat {
 
-/// SGD with momentum or AdamW as torch.optim defines them, each step one fused pass over the parameters (PyTorch's
-/// own _fused_sgd_ and _fused_adamw_), since an AlexNet step is otherwise bound by reading 57 million weights five times.
+/// SGD with momentum or AdamW as torch.optim defines them, each step one fused pass over the
+/// parameters (PyTorch's own _fused_sgd_ and _fused_adamw_), since an AlexNet step is otherwise
+/// bound by reading 57 million weights five times.
 class Optimizer {
  public:
   struct Options {

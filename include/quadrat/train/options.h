@@ -8,7 +8,8 @@
 
 namespace quadrat {
 
-/// What quadrat-finetune is asked to do; the members are named as the options are, and mean what --help says.
+/// What quadrat-finetune is asked to do; the members are named as the options are, and mean what
+/// --help says.
 struct FinetuneOptions {
   Path train;
   Path validation;
@@ -22,18 +23,19 @@ struct FinetuneOptions {
   std::string resume = "auto";
 
   std::int64_t num_epochs = 10;
-  std::int64_t batch_size = 64;  ///< over all ranks
+  std::int64_t batch_size = 64;         ///< over all ranks
   std::int64_t accumulate_batches = 1;  ///< batches whose gradients make one step
   std::int64_t shards = 16;
   std::string optimizer = "sgd";
-  double learning_rate = 0;  ///< 0: by network, retraining and optimizer (see effective_learning_rate)
+  double learning_rate =
+      0;  ///< 0: by network, retraining and optimizer (see effective_learning_rate)
   std::string lr_schedule = "cosine";
   double warmup_epochs = 0;
   double momentum = 0.9;
   double weight_decay = 5e-4;
   double label_smoothing = 0;
   std::string class_weights = "none";
-  double clip_gradients = 0;  ///< 0: not
+  double clip_gradients = 0;        ///< 0: not
   std::int64_t early_stopping = 0;  ///< epochs without a better validation error; 0: never
   std::string augment = "dihedral";
   std::int64_t views = 4;
@@ -55,7 +57,8 @@ struct FinetuneOptions {
   double effective_learning_rate() const;
 };
 
-/// Options that may differ when a run is gone on with: they say where and how it runs, not what it computes.
+/// Options that may differ when a run is gone on with: they say where and how it runs, not what it
+/// computes.
 bool may_change_on_resume(const std::string& option);
 
 }  // namespace quadrat

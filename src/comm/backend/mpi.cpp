@@ -12,11 +12,14 @@ namespace quadrat::comm {
 
 namespace {
 
-/// bfloat16 is the upper half of a float32; MPI has no such type, so its sum is ours. Rounds to nearest even.
+/// bfloat16 is the upper half of a float32; MPI has no such type, so its sum is ours. Rounds to
+/// nearest even.
 void sum_bf16(void* in, void* in_out, int* length, MPI_Datatype* /*type*/) {
   const auto* from = static_cast<const std::uint16_t*>(in);
   auto* to = static_cast<std::uint16_t*>(in_out);
-  const auto widen = [](std::uint16_t half) { return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16); };
+  const auto widen = [](std::uint16_t half) {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16);
+  };
   for (int i = 0; i < *length; ++i) {
     const auto bits = std::bit_cast<std::uint32_t>(widen(from[i]) + widen(to[i]));
     to[i] = static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
@@ -29,13 +32,16 @@ class MpiPending : public Pending {
 
   bool poll() override {
     int done = 0;
-    mpi::check(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
+    mpi::check(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done,
+                           MPI_STATUSES_IGNORE),
                "MPI_Testall");
     return done != 0;
   }
 
   void wait() override {
-    mpi::check(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE), "MPI_Waitall");
+    mpi::check(
+        MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
+        "MPI_Waitall");
   }
 
  private:
@@ -44,7 +50,8 @@ class MpiPending : public Pending {
 
 class MpiAllReduce : public AllReduce {
  public:
-  explicit MpiAllReduce(const mpi::Communicator& communicator) : communicator_(communicator.duplicate()) {
+  explicit MpiAllReduce(const mpi::Communicator& communicator)
+      : communicator_(communicator.duplicate()) {
     mpi::check(MPI_Op_create(sum_bf16, 1, &sum_bf16_), "MPI_Op_create");
   }
 
@@ -55,7 +62,8 @@ class MpiAllReduce : public AllReduce {
   }
 
   std::unique_ptr<Pending> start(torch::Tensor values) override {
-    TORCH_CHECK(values.device().is_cpu() && values.is_non_overlapping_and_dense(), "a dense tensor in host memory");
+    TORCH_CHECK(values.device().is_cpu() && values.is_non_overlapping_and_dense(),
+                "a dense tensor in host memory");
     MPI_Datatype type = MPI_FLOAT;
     MPI_Op op = MPI_SUM;
     switch (values.scalar_type()) {
@@ -78,8 +86,8 @@ class MpiAllReduce : public AllReduce {
     for (std::int64_t at = 0; at < values.numel(); at += kLargestPiece) {
       const auto count = static_cast<int>(std::min(kLargestPiece, values.numel() - at));
       requests.emplace_back();
-      mpi::check(MPI_Iallreduce(MPI_IN_PLACE, data + at * values.element_size(), count, type, op, communicator_.get(),
-                                &requests.back()),
+      mpi::check(MPI_Iallreduce(MPI_IN_PLACE, data + at * values.element_size(), count, type, op,
+                                communicator_.get(), &requests.back()),
                  "MPI_Iallreduce");
     }
     return std::make_unique<MpiPending>(std::move(requests));

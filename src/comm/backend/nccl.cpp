@@ -20,23 +20,27 @@ namespace {
 
 void check_nccl(ncclResult_t result, const char* call, ncclComm_t comm = nullptr) {
   if (result == ncclSuccess || result == ncclInProgress) return;
-  throw CommError("exchange data with the other GPUs", "",
-                  fmt::format("{} reported {} ({})", call, ncclGetErrorString(result), ncclGetLastError(comm)),
-                  "see whether a GPU, a node or the network failed, then start the same command again");
+  throw CommError(
+      "exchange data with the other GPUs", "",
+      fmt::format("{} reported {} ({})", call, ncclGetErrorString(result), ncclGetLastError(comm)),
+      "see whether a GPU, a node or the network failed, then start the same command again");
 }
 
 /// Two ranks on one GPU would deadlock inside NCCL; say so before it is asked. Collective.
 void refuse_shared_gpus(const mpi::Communicator& ranks, int device_index) {
-  const auto* properties = at::cuda::getDeviceProperties(static_cast<c10::DeviceIndex>(device_index));
+  const auto* properties =
+      at::cuda::getDeviceProperties(static_cast<c10::DeviceIndex>(device_index));
   Bytes mine(sizeof properties->uuid);
   std::memcpy(mine.data(), &properties->uuid, mine.size());
   const std::vector<Bytes> all = ranks.gather(mine);
   mpi::together(ranks, [&] {
     std::map<std::string, std::size_t> first;
     for (std::size_t rank = 0; rank < all.size(); ++rank) {
-      const auto [it, added] = first.emplace(std::string(reinterpret_cast<const char*>(all[rank].data()), all[rank].size()), rank);
+      const auto [it, added] = first.emplace(
+          std::string(reinterpret_cast<const char*>(all[rank].data()), all[rank].size()), rank);
       if (!added) {
-        throw DeviceError("use one GPU a rank", "", fmt::format("ranks {} and {} were given the same GPU", it->second, rank),
+        throw DeviceError("use one GPU a rank", "",
+                          fmt::format("ranks {} and {} were given the same GPU", it->second, rank),
                           "start as many ranks on each node as it has GPUs");
       }
     }
@@ -77,15 +81,18 @@ class NcclAllReduce : public AllReduce {
   std::unique_ptr<Pending> start(torch::Tensor values) override;
   int ranks() const override { return ranks_; }
 
-  /// Work that was queued may fail later; then nothing on the stream ever finishes, so abort instead of waiting.
+  /// Work that was queued may fail later; then nothing on the stream ever finishes, so abort
+  /// instead of waiting.
   void check_asynchronous() {
     ncclResult_t result = ncclSuccess;
     check_nccl(ncclCommGetAsyncError(comm_, &result), "ncclCommGetAsyncError", comm_);
     if (result == ncclSuccess || result == ncclInProgress) return;
     const std::string text = ncclGetLastError(comm_);
     ncclCommAbort(std::exchange(comm_, nullptr));
-    throw CommError("exchange data with the other GPUs", "", fmt::format("{} ({})", ncclGetErrorString(result), text),
-                    "another rank or the network between the nodes failed; start the same command again");
+    throw CommError(
+        "exchange data with the other GPUs", "",
+        fmt::format("{} ({})", ncclGetErrorString(result), text),
+        "another rank or the network between the nodes failed; start the same command again");
   }
 
  private:
@@ -97,7 +104,8 @@ class NcclAllReduce : public AllReduce {
 
 class NcclPending : public Pending {
  public:
-  NcclPending(NcclAllReduce& owner, at::cuda::CUDAEvent done) : owner_(owner), done_(std::move(done)) {}
+  NcclPending(NcclAllReduce& owner, at::cuda::CUDAEvent done)
+      : owner_(owner), done_(std::move(done)) {}
 
   bool poll() override {
     owner_.check_asynchronous();
@@ -135,9 +143,10 @@ std::unique_ptr<Pending> NcclAllReduce::start(torch::Tensor values) {
   ready.block(stream_);
   // The allocator must not hand this memory on before the stream is through with it.
   values.record_stream(stream_);
-  check_nccl(ncclAllReduce(values.data_ptr(), values.data_ptr(), static_cast<std::size_t>(values.numel()), type, ncclSum,
-                           comm_, stream_.stream()),
-             "ncclAllReduce", comm_);
+  check_nccl(
+      ncclAllReduce(values.data_ptr(), values.data_ptr(), static_cast<std::size_t>(values.numel()),
+                    type, ncclSum, comm_, stream_.stream()),
+      "ncclAllReduce", comm_);
   at::cuda::CUDAEvent done;
   done.record(stream_);
   return std::make_unique<NcclPending>(*this, std::move(done));
@@ -147,7 +156,8 @@ std::unique_ptr<Pending> NcclAllReduce::start(torch::Tensor values) {
 
 bool has_nccl() { return true; }
 
-std::unique_ptr<AllReduce> make_nccl_all_reduce(const mpi::Communicator& communicator, int device_index) {
+std::unique_ptr<AllReduce> make_nccl_all_reduce(const mpi::Communicator& communicator,
+                                                int device_index) {
   return std::make_unique<NcclAllReduce>(communicator, device_index);
 }
 

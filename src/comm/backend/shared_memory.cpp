@@ -22,8 +22,8 @@ namespace quadrat::comm {
 
 namespace {
 
-// Small enough to stay in the caches between a rank's writing and another's reading, so that main memory sees each
-// gradient twice: read once, written once.
+// Small enough to stay in the caches between a rank's writing and another's reading, so that main
+// memory sees each gradient twice: read once, written once.
 constexpr std::int64_t kPieceBytes = std::int64_t{1} << 18;
 constexpr std::uint64_t kSlots = 4;
 
@@ -39,7 +39,9 @@ struct alignas(64) Segment {
   alignas(64) std::array<std::array<std::byte, kPieceBytes>, kSlots> slots;
 };
 
-float widen(std::uint16_t half) { return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16); }
+float widen(std::uint16_t half) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16);
+}
 
 /// To nearest, ties to even.
 std::uint16_t narrow(float value) {
@@ -50,8 +52,8 @@ std::uint16_t narrow(float value) {
 /// Element by element over the ranks in their order, rounded to T once.
 /// @param sources one a rank; the result goes to the `mine`-th
 template <typename T, typename Sum, typename Widen, typename Narrow>
-void sum_slice(const std::vector<std::byte*>& sources, std::size_t mine, std::int64_t first, std::int64_t last,
-               Widen to_sum, Narrow from_sum) {
+void sum_slice(const std::vector<std::byte*>& sources, std::size_t mine, std::int64_t first,
+               std::int64_t last, Widen to_sum, Narrow from_sum) {
   constexpr std::int64_t kAtOnce = 1024;
   std::array<Sum, kAtOnce> sums;
   for (std::int64_t at = first; at < last; at += kAtOnce) {
@@ -67,17 +69,19 @@ void sum_slice(const std::vector<std::byte*>& sources, std::size_t mine, std::in
   }
 }
 
-/// The sums under way, in the order they were started; all ranks cut them into the same pieces. A piece goes through
-/// three steps: every rank writes its values to a slot of its own, sums one slice of all ranks' slots, and reads the
-/// slices that the others have summed. A rank takes each step as soon as the others are far enough.
+/// The sums under way, in the order they were started; all ranks cut them into the same pieces. A
+/// piece goes through three steps: every rank writes its values to a slot of its own, sums one
+/// slice of all ranks' slots, and reads the slices that the others have summed. A rank takes each
+/// step as soon as the others are far enough.
 class Engine {
  public:
   explicit Engine(const mpi::Communicator& ranks)
       : ranks_(ranks.size()), rank_(static_cast<std::size_t>(ranks.rank())) {
     void* mine = nullptr;
-    // MPI promises no alignment. Its memory begins a page in every process, so that all round an address up alike.
-    mpi::check(MPI_Win_allocate_shared(static_cast<MPI_Aint>(sizeof(Segment) + alignof(Segment)), 1, MPI_INFO_NULL, ranks.get(),
-                                       &mine, &window_),
+    // MPI promises no alignment. Its memory begins a page in every process, so that all round an
+    // address up alike.
+    mpi::check(MPI_Win_allocate_shared(static_cast<MPI_Aint>(sizeof(Segment) + alignof(Segment)), 1,
+                                       MPI_INFO_NULL, ranks.get(), &mine, &window_),
                "MPI_Win_allocate_shared");
     for (int rank = 0; rank < ranks_; ++rank) {
       MPI_Aint bytes = 0;
@@ -85,7 +89,8 @@ class Engine {
       void* base = nullptr;
       mpi::check(MPI_Win_shared_query(window_, rank, &bytes, &unit, &base), "MPI_Win_shared_query");
       std::size_t room = sizeof(Segment) + alignof(Segment);
-      segments_.push_back(static_cast<Segment*>(std::align(alignof(Segment), sizeof(Segment), base, room)));
+      segments_.push_back(
+          static_cast<Segment*>(std::align(alignof(Segment), sizeof(Segment), base, room)));
     }
     new (&segments_[rank_]->progress) Progress{};
     ranks.barrier();
@@ -107,7 +112,8 @@ class Engine {
     task.elements = task.values.numel();
     task.element_bytes = static_cast<std::int64_t>(task.values.element_size());
     task.first_piece = end_;
-    end_ += static_cast<std::uint64_t>((task.elements * task.element_bytes + kPieceBytes - 1) / kPieceBytes);
+    end_ += static_cast<std::uint64_t>((task.elements * task.element_bytes + kPieceBytes - 1) /
+                                       kPieceBytes);
     task.end_piece = end_;
     tasks_.push_back(std::move(task));
     return end_;
@@ -164,12 +170,13 @@ class Engine {
   };
 
   Piece piece(std::uint64_t number) const {
-    const auto task = std::upper_bound(tasks_.begin(), tasks_.end(), number,
-                                       [](std::uint64_t value, const Task& one) { return value < one.end_piece; });
+    const auto task = std::upper_bound(
+        tasks_.begin(), tasks_.end(), number,
+        [](std::uint64_t value, const Task& one) { return value < one.end_piece; });
     const std::int64_t whole = kPieceBytes / task->element_bytes;
     const std::int64_t first = static_cast<std::int64_t>(number - task->first_piece) * whole;
-    return {&*task, task->data + first * task->element_bytes, std::min(whole, task->elements - first),
-            static_cast<std::size_t>(number % kSlots)};
+    return {&*task, task->data + first * task->element_bytes,
+            std::min(whole, task->elements - first), static_cast<std::size_t>(number % kSlots)};
   }
 
   /// What rank `owner` sums of a piece: from here to where the next rank's slice begins.
@@ -190,9 +197,15 @@ class Engine {
     const std::int64_t last = slice(piece, rank_ + 1);
     const auto same = [](auto value) { return value; };
     switch (piece.task->values.scalar_type()) {
-      case torch::kFloat: sum_slice<float, float>(sources, rank_, first, last, same, same); break;
-      case torch::kDouble: sum_slice<double, double>(sources, rank_, first, last, same, same); break;
-      default: sum_slice<std::uint16_t, float>(sources, rank_, first, last, widen, narrow); break;
+      case torch::kFloat:
+        sum_slice<float, float>(sources, rank_, first, last, same, same);
+        break;
+      case torch::kDouble:
+        sum_slice<double, double>(sources, rank_, first, last, same, same);
+        break;
+      default:
+        sum_slice<std::uint16_t, float>(sources, rank_, first, last, widen, narrow);
+        break;
     }
   }
 
@@ -201,12 +214,13 @@ class Engine {
     for (std::size_t owner = 0; owner < segments_.size(); ++owner) {
       const std::int64_t first = slice(piece, owner) * bytes;
       const std::int64_t last = slice(piece, owner + 1) * bytes;
-      std::memcpy(piece.data + first, segments_[owner]->slots[piece.slot].data() + first, static_cast<std::size_t>(last - first));
+      std::memcpy(piece.data + first, segments_[owner]->slots[piece.slot].data() + first,
+                  static_cast<std::size_t>(last - first));
     }
   }
 
   /// Looks how far the slowest rank is. @return whether that is further than was known
-  bool learn(std::uint64_t& known, std::atomic<std::uint64_t> Progress::* what) {
+  bool learn(std::uint64_t& known, std::atomic<std::uint64_t> Progress::*what) {
     std::uint64_t least = UINT64_MAX;
     for (const Segment* segment : segments_) {
       least = std::min(least, (segment->progress.*what).load(std::memory_order_acquire));
@@ -220,14 +234,16 @@ class Engine {
   std::vector<Segment*> segments_;
   std::vector<std::byte*> sources_;
   std::deque<Task> tasks_;
-  std::uint64_t end_ = 0;                                            // pieces of all sums that were started
-  std::uint64_t written_ = 0, summed_ = 0, read_ = 0;                // this rank's
-  std::uint64_t all_written_ = 0, all_summed_ = 0, all_read_ = 0;    // that every rank has done, as far as is known
+  std::uint64_t end_ = 0;                              // pieces of all sums that were started
+  std::uint64_t written_ = 0, summed_ = 0, read_ = 0;  // this rank's
+  std::uint64_t all_written_ = 0, all_summed_ = 0,
+                all_read_ = 0;  // that every rank has done, as far as is known
 };
 
 class SharedMemoryPending : public Pending {
  public:
-  SharedMemoryPending(std::shared_ptr<Engine> engine, std::uint64_t end) : engine_(std::move(engine)), end_(end) {}
+  SharedMemoryPending(std::shared_ptr<Engine> engine, std::uint64_t end)
+      : engine_(std::move(engine)), end_(end) {}
 
   bool poll() override {
     engine_->advance();
@@ -235,7 +251,8 @@ class SharedMemoryPending : public Pending {
   }
 
   void wait() override {
-    // A rank that has the core to itself finds out soonest by looking; one that shares it must let the others run.
+    // A rank that has the core to itself finds out soonest by looking; one that shares it must let
+    // the others run.
     constexpr int kLooks = 200;
     for (int looks = 0; engine_->done() < end_; ++looks) {
       if (engine_->advance()) looks = 0;
@@ -254,12 +271,15 @@ class SharedMemoryPending : public Pending {
 
 class SharedMemoryAllReduce : public AllReduce {
  public:
-  explicit SharedMemoryAllReduce(const mpi::Communicator& ranks) : engine_(std::make_shared<Engine>(ranks)) {}
+  explicit SharedMemoryAllReduce(const mpi::Communicator& ranks)
+      : engine_(std::make_shared<Engine>(ranks)) {}
 
   std::unique_ptr<Pending> start(torch::Tensor values) override {
-    TORCH_CHECK(values.device().is_cpu() && values.is_non_overlapping_and_dense(), "a dense tensor in host memory");
+    TORCH_CHECK(values.device().is_cpu() && values.is_non_overlapping_and_dense(),
+                "a dense tensor in host memory");
     const auto type = values.scalar_type();
-    TORCH_CHECK(type == torch::kFloat || type == torch::kDouble || type == torch::kBFloat16, "no sum for ", type);
+    TORCH_CHECK(type == torch::kFloat || type == torch::kDouble || type == torch::kBFloat16,
+                "no sum for ", type);
     const std::uint64_t end = engine_->add(std::move(values));
     engine_->advance();
     return std::make_unique<SharedMemoryPending>(engine_, end);

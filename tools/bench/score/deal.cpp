@@ -1,11 +1,13 @@
-// How well work units spread over many ranks of uneven speed: the counter's cost measured on the ranks this runs on, then
-// the whole United States, 195 million tiles, dealt to up to 4,096 simulated ranks.
+// How well work units spread over many ranks of uneven speed: the counter's cost measured on the
+// ranks this runs on, then the whole United States, 195 million tiles, dealt to up to 4,096
+// simulated ranks.
 //
 // usage: [mpirun -n N] bench_score_deal
 //
-// Simulated as quadrat-score works: a rank has two more units dealt to it than the one in hand, so its last ones may have
-// waited for it while others were idle. Speeds are uniform between half and one and a half of the mean. Efficiency is the work over what all ranks could have done until the last
-// one finished.
+// Simulated as quadrat-score works: a rank has two more units dealt to it than the one in hand, so
+// its last ones may have waited for it while others were idle. Speeds are uniform between half and
+// one and a half of the mean. Efficiency is the work over what all ranks could have done until the
+// last one finished.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -45,14 +47,17 @@ struct Result {
   double efficiency, seconds, calls_per_s;
 };
 
-Result simulate(std::size_t ranks, const quadrat::score::Units& units, double tiles_per_s, double call_s) {
+Result simulate(std::size_t ranks, const quadrat::score::Units& units, double tiles_per_s,
+                double call_s) {
   std::minstd_rand random(11);
   std::uniform_real_distribution<double> spread(0.5, 1.5);
   std::vector<double> speeds(ranks);
   double together = 0;
   for (double& speed : speeds) together += speed = tiles_per_s * spread(random);
   // (when the rank begins its next unit, rank); what each has been dealt beyond that.
-  std::priority_queue<std::pair<double, std::size_t>, std::vector<std::pair<double, std::size_t>>, std::greater<>> begins;
+  std::priority_queue<std::pair<double, std::size_t>, std::vector<std::pair<double, std::size_t>>,
+                      std::greater<>>
+      begins;
   std::vector<std::deque<std::size_t>> dealt(ranks);
   std::size_t next = 0;
   double counter_free = 0, end = 0, tiles = 0;
@@ -90,14 +95,18 @@ int main() {
   constexpr double kTilesPerSecond = 200;
   constexpr std::size_t kBatch = 8;
   const quadrat::score::Units units(kTiles, kBatch);
-  fmt::print("a fetch-and-add takes {:.2f} us with {} ranks asking at once\n", call_s * 1e6, ranks.size());
-  fmt::print("{} tiles in {} units, {} tiles/s a rank, a call 20 us (a network's):\n", kTiles, units.count(), kTilesPerSecond);
-  fmt::print("{:>6} {:>11} {:>10} {:>9} {:>16}\n", "ranks", "efficiency", "hours", "calls/s", "counter's share");
+  fmt::print("a fetch-and-add takes {:.2f} us with {} ranks asking at once\n", call_s * 1e6,
+             ranks.size());
+  fmt::print("{} tiles in {} units, {} tiles/s a rank, a call 20 us (a network's):\n", kTiles,
+             units.count(), kTilesPerSecond);
+  fmt::print("{:>6} {:>11} {:>10} {:>9} {:>16}\n", "ranks", "efficiency", "hours", "calls/s",
+             "counter's share");
   constexpr double kNetworkCall = 20e-6;
   for (const std::size_t count : {2U, 64U, 512U, 4096U}) {
     const Result result = simulate(count, units, kTilesPerSecond, std::max(kNetworkCall, call_s));
-    fmt::print("{:>6} {:>10.2f}% {:>10.2f} {:>9.1f} {:>15.3f}%\n", count, 100 * result.efficiency, result.seconds / 3600,
-               result.calls_per_s, 100 * result.calls_per_s * std::max(kNetworkCall, call_s));
+    fmt::print("{:>6} {:>10.2f}% {:>10.2f} {:>9.1f} {:>15.3f}%\n", count, 100 * result.efficiency,
+               result.seconds / 3600, result.calls_per_s,
+               100 * result.calls_per_s * std::max(kNetworkCall, call_s));
   }
   return 0;
 }
