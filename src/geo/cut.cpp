@@ -135,7 +135,6 @@ CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks) 
     if (!options.labels_only) cutter.make_folders();
   });
 
-  // From here on an error of one rank ends all: what the others have done is in their journals.
   const std::uint64_t cut_here = options.labels_only ? 0 : cutter.cut(attempt);
   const bool interrupted = ranks.max(stop_signal() != 0 ? 1 : 0) > 0;
   const std::int64_t cut_now = ranks.sum(static_cast<std::int64_t>(cut_here));

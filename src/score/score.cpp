@@ -7,6 +7,7 @@
 #include <chrono>
 #include <climits>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <span>
 #include <string_view>
@@ -265,20 +266,29 @@ void Job::work(Plan& plan, Plan* look) {
     return stop_signal() == 0;
   };
   show();
-  auto unit = take();
-  while (unit && stop_signal() == 0) {
-    const auto next = take();
-    mine = 0;
-    auto result = scorer.score(*unit, start_.units.size(*unit), between);
-    if (!result) break;
-    journal.append(*result);
-    mine = 0;
-    dealer.add_done(start_.units.size(*unit));
-    unit = next;
+  std::exception_ptr failure;
+  try {
+    auto unit = take();
+    while (unit && stop_signal() == 0) {
+      const auto next = take();
+      mine = 0;
+      auto result = scorer.score(*unit, start_.units.size(*unit), between);
+      if (!result) break;
+      journal.append(*result);
+      mine = 0;
+      dealer.add_done(start_.units.size(*unit));
+      unit = next;
+    }
+    journal.close();
+  } catch (...) {
+    failure = std::current_exception();
   }
-  journal.close();
-  if (stop_signal() != 0) dealer.stop_all();
+  // The others end their units: what they have done is in their journals, and one error is told.
+  if (stop_signal() != 0 || failure) dealer.stop_all();
   dealer.wait_for_all(show);
+  mpi::together(ranks_, [&] {
+    if (failure) std::rethrow_exception(failure);
+  });
 }
 
 void Job::summarise(const ScoreRecord& record) {
