@@ -2,9 +2,9 @@
 #include <mpi.h>
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
 
+#include "bf16.h"
 #include "quadrat/base/error.h"
 #include "quadrat/comm/all_reduce.h"
 
@@ -12,18 +12,11 @@ namespace quadrat::comm {
 
 namespace {
 
-/// bfloat16 is the upper half of a float32; MPI has no such type, so its sum is ours. Rounds to
-/// nearest even.
+/// MPI has no bfloat16, so its sum is ours.
 void sum_bf16(void* in, void* in_out, int* length, MPI_Datatype* /*type*/) {
   const auto* from = static_cast<const std::uint16_t*>(in);
   auto* to = static_cast<std::uint16_t*>(in_out);
-  const auto widen = [](std::uint16_t half) {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16);
-  };
-  for (int i = 0; i < *length; ++i) {
-    const auto bits = std::bit_cast<std::uint32_t>(widen(from[i]) + widen(to[i]));
-    to[i] = static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
-  }
+  for (int i = 0; i < *length; ++i) to[i] = narrow(widen(from[i]) + widen(to[i]));
 }
 
 class MpiPending : public Pending {

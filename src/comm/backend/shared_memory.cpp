@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -15,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "bf16.h"
 #include "quadrat/base/error.h"
 #include "quadrat/comm/all_reduce.h"
 
@@ -38,16 +38,6 @@ struct alignas(64) Segment {
   Progress progress;
   alignas(64) std::array<std::array<std::byte, kPieceBytes>, kSlots> slots;
 };
-
-float widen(std::uint16_t half) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16);
-}
-
-/// To nearest, ties to even.
-std::uint16_t narrow(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
-}
 
 /// Element by element over the ranks in their order, rounded to T once.
 /// @param sources one a rank; the result goes to the `mine`-th
@@ -121,30 +111,25 @@ class Engine {
 
   /// Takes every step that needs no waiting. @return whether there was any
   bool advance() {
+    Progress& mine = segments_[rank_]->progress;
     bool any = false;
     for (bool moved = true; moved; any = any || moved) {
       moved = false;
-      if (written_ < end_ && written_ < all_read_ + kSlots) {
+      if (may_go(written_, end_, all_read_, kSlots, &Progress::read)) {
         write(piece(written_));
-        segments_[rank_]->progress.written.store(++written_, std::memory_order_release);
+        mine.written.store(++written_, std::memory_order_release);
         moved = true;
-      } else if (written_ < end_) {
-        moved = learn(all_read_, &Progress::read);
       }
-      if (summed_ < std::min(written_, all_written_)) {
+      if (may_go(summed_, written_, all_written_, 0, &Progress::written)) {
         sum(piece(summed_));
-        segments_[rank_]->progress.summed.store(++summed_, std::memory_order_release);
+        mine.summed.store(++summed_, std::memory_order_release);
         moved = true;
-      } else if (summed_ < written_) {
-        moved = learn(all_written_, &Progress::written) || moved;
       }
-      if (read_ < std::min(summed_, all_summed_)) {
+      if (may_go(read_, summed_, all_summed_, 0, &Progress::summed)) {
         read(piece(read_));
-        segments_[rank_]->progress.read.store(++read_, std::memory_order_release);
+        mine.read.store(++read_, std::memory_order_release);
         while (!tasks_.empty() && tasks_.front().end_piece <= read_) tasks_.pop_front();
         moved = true;
-      } else if (read_ < summed_) {
-        moved = learn(all_summed_, &Progress::summed) || moved;
       }
     }
     return any;
@@ -190,21 +175,20 @@ class Engine {
   }
 
   void sum(const Piece& piece) {
-    std::vector<std::byte*>& sources = sources_;
-    sources.clear();
-    for (Segment* segment : segments_) sources.push_back(segment->slots[piece.slot].data());
+    sources_.clear();
+    for (Segment* segment : segments_) sources_.push_back(segment->slots[piece.slot].data());
     const std::int64_t first = slice(piece, rank_);
     const std::int64_t last = slice(piece, rank_ + 1);
     const auto same = [](auto value) { return value; };
     switch (piece.task->values.scalar_type()) {
       case torch::kFloat:
-        sum_slice<float, float>(sources, rank_, first, last, same, same);
+        sum_slice<float, float>(sources_, rank_, first, last, same, same);
         break;
       case torch::kDouble:
-        sum_slice<double, double>(sources, rank_, first, last, same, same);
+        sum_slice<double, double>(sources_, rank_, first, last, same, same);
         break;
       default:
-        sum_slice<std::uint16_t, float>(sources, rank_, first, last, widen, narrow);
+        sum_slice<std::uint16_t, float>(sources_, rank_, first, last, widen, narrow);
         break;
     }
   }
@@ -219,13 +203,17 @@ class Engine {
     }
   }
 
-  /// Looks how far the slowest rank is. @return whether that is further than was known
-  bool learn(std::uint64_t& known, std::atomic<std::uint64_t> Progress::*what) {
-    std::uint64_t least = UINT64_MAX;
+  /// Whether a step may take piece `next`: it is below `limit`, and the slowest rank's `what` is
+  /// less than `ahead` behind or past it. Looks at the others only where `known` does not say so.
+  bool may_go(std::uint64_t next, std::uint64_t limit, std::uint64_t& known, std::uint64_t ahead,
+              std::atomic<std::uint64_t> Progress::*what) const {
+    if (next >= limit) return false;
+    if (next < known + ahead) return true;
+    known = UINT64_MAX;
     for (const Segment* segment : segments_) {
-      least = std::min(least, (segment->progress.*what).load(std::memory_order_acquire));
+      known = std::min(known, (segment->progress.*what).load(std::memory_order_acquire));
     }
-    return std::exchange(known, least) < least;
+    return next < known + ahead;
   }
 
   int ranks_;
@@ -236,8 +224,8 @@ class Engine {
   std::deque<Task> tasks_;
   std::uint64_t end_ = 0;                              // pieces of all sums that were started
   std::uint64_t written_ = 0, summed_ = 0, read_ = 0;  // this rank's
-  std::uint64_t all_written_ = 0, all_summed_ = 0,
-                all_read_ = 0;  // that every rank has done, as far as is known
+  // That every rank has done, as far as is known.
+  std::uint64_t all_written_ = 0, all_summed_ = 0, all_read_ = 0;
 };
 
 class SharedMemoryPending : public Pending {
@@ -302,7 +290,6 @@ std::unique_ptr<AllReduce> make_shared_memory_all_reduce(const mpi::Communicator
 
 std::unique_ptr<AllReduce> make_host_all_reduce(const mpi::Communicator& communicator) {
   const bool share_a_host = communicator.split_by_host().size() == communicator.size();
-  // Asked for by all or by none: where one host holds all ranks, all see that.
   return share_a_host && communicator.size() > 1 ? make_shared_memory_all_reduce(communicator)
                                                  : make_mpi_all_reduce(communicator);
 }
