@@ -29,6 +29,7 @@
 #include "quadrat/mpi/watchdog.h"
 #include "quadrat/record/feature_file.h"
 #include "quadrat/record/run_folder.h"
+#include "quadrat/score/cpu_abilities.h"
 #include "quadrat/score/network.h"
 #include "quadrat/score/plan.h"
 #include "quadrat/tiles/training_sets.h"
@@ -125,19 +126,13 @@ void Fitter::load_network() {
 }
 
 void Fitter::choose_precision() {
-  const auto all = [&](bool (*can)(score::Precision)) {
-    return ranks_.min(can(score::Precision::kBf16) ? std::int64_t{1} : std::int64_t{0}) == 1;
-  };
-  const bool is_accelerated = all(score::is_accelerated);
-  const bool is_supported = all(score::is_supported);
-  if (options_.precision == "bf16" && !is_supported) {
-    throw Error::shared(
-        ErrorKind::kUsage,
-        "--precision is bf16, but not every rank's CPU has AVX-512; give --precision fp32");
+  const auto cpu = score::CpuAbilities::of(ranks_);
+  if (options_.precision == "auto") {
+    precision_ = cpu.accelerates_bf16 ? score::Precision::kBf16 : score::Precision::kFp32;
+    return;
   }
-  const bool bf16 =
-      options_.precision == "bf16" || (options_.precision == "auto" && is_accelerated);
-  precision_ = bf16 ? score::Precision::kBf16 : score::Precision::kFp32;
+  precision_ = score::parse_precision(options_.precision);
+  mpi::together(ranks_, [&] { cpu.require(precision_); });
 }
 
 void Fitter::describe(const Settings& config) {

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <exception>
 #include <functional>
 #include <optional>
 #include <set>
@@ -286,22 +285,14 @@ std::string Cutter::cut_rows(const CutPlan& plan, const std::vector<Row>& rows, 
     in_row = 0;
   };
 
-  std::exception_ptr failure;
-  try {
+  const auto work = [&] {
     while (const auto unit = dealer.next()) {
       const std::size_t end = *unit + 1 < begins.size() ? begins[*unit + 1] : rows.size();
       for (std::size_t at = begins[*unit]; at < end && stop_signal() == 0; ++at) cut_row(rows[at]);
       if (stop_signal() != 0) break;
     }
-  } catch (...) {
-    failure = std::current_exception();
-  }
-  // The others end their rows: what they have done is in their journals, and one error is told.
-  if (stop_signal() != 0 || failure) dealer.stop_all();
-  dealer.wait_for_all(show);
-  mpi::together(ranks_, [&] {
-    if (failure) std::rethrow_exception(failure);
-  });
+  };
+  dealer.run(work, show);
   return lines;
 }
 

@@ -4,6 +4,8 @@
 #include <exception>
 #include <thread>
 
+#include "quadrat/base/signals.h"
+
 namespace quadrat::mpi {
 
 namespace {
@@ -107,6 +109,20 @@ void UnitDealer::stop_all() {
   } else {
     tell_root(kStop);
   }
+}
+
+void UnitDealer::run(const std::function<void()>& work, const std::function<void()>& meanwhile) {
+  std::exception_ptr failure;
+  try {
+    work();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  if (failure || stop_signal() != 0) stop_all();
+  wait_for_all(meanwhile);
+  together(ranks_, [&] {
+    if (failure) std::rethrow_exception(failure);
+  });
 }
 
 void UnitDealer::begin_wait() {

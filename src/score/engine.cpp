@@ -126,7 +126,6 @@ void Questions::choose_precision() {
         "is unknown",
         to_string(engine_.precision), name_of(model_));
   }
-  cpu_.require(engine_.precision);
   if (engine_.precision == Precision::kInt8) {
     engine_.calibration = trial_.calibration;
     engine_.calibrated_on = trial_.calibrated_on;
@@ -172,30 +171,6 @@ void Questions::measure_cascade() {
 }
 
 }  // namespace
-
-CpuAbilities CpuAbilities::of(const mpi::Communicator& ranks) {
-  CpuAbilities cpu;
-  cpu.has_bf16 = ranks.min(is_supported(Precision::kBf16) ? 1 : 0) == 1;
-  cpu.accelerates_bf16 = ranks.min(is_accelerated(Precision::kBf16) ? 1 : 0) == 1;
-  cpu.has_int8 = ranks.min(is_supported(Precision::kInt8) ? 1 : 0) == 1;
-  return cpu;
-}
-
-void CpuAbilities::require(Precision precision) const {
-  if (precision == Precision::kBf16 && !has_bf16) {
-    throw UsageError(
-        "--precision is bf16, but not every rank's CPU has AVX-512; give --precision fp32");
-  }
-  if (precision == Precision::kInt8 && !has_int8) {
-    throw UsageError(
-        "--precision is int8, but not every rank's CPU has AVX-512 VNNI; give --precision auto");
-  }
-}
-
-std::string CpuAbilities::name() const {
-  return fmt::format("{}{}{}", has_bf16 ? "avx512" : "", accelerates_bf16 ? " bf16" : "",
-                     has_int8 ? " vnni" : "");
-}
 
 Engine choose_engine(const EngineWish& wish, const ModelFile& model, const Catalog& to_score,
                      const CpuAbilities& cpu, const mpi::Communicator& ranks) {

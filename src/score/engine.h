@@ -5,25 +5,13 @@
 #include <utility>
 
 #include "quadrat/mpi/communicator.h"
+#include "quadrat/score/cpu_abilities.h"
 #include "quadrat/score/plan.h"
 #include "quadrat/tiles/catalog.h"
 #include "quick_look.h"
 #include "trial.h"
 
 namespace quadrat::score {
-
-/// What every rank's CPU can do. The same on all ranks.
-struct CpuAbilities {
-  bool has_bf16 = false;
-  bool accelerates_bf16 = false;
-  bool has_int8 = false;
-
-  /// Collective.
-  static CpuAbilities of(const mpi::Communicator& ranks);
-  /// @throws UsageError
-  void require(Precision precision) const;
-  std::string name() const;
-};
 
 /// How tiles are computed, and why so.
 struct Engine {
@@ -47,9 +35,10 @@ struct EngineWish {
 /// Collective; wish and tiles are rank 0's, and so is what is returned. Measures what is not known
 /// yet about the model, and keeps it beside it.
 /// @param to_score calibrated on where the training tiles are not to be found
-/// @throws Error, shared: InputError where a cascade is wished for and there are no validation
-/// tiles to measure it on, or
-///   int8 and no tiles to calibrate on; UsageError where the CPU lacks the precision
+/// @param wish a precision in it is one that `cpu` has
+/// @throws Error, shared, where a cascade is wished for and there are no validation tiles to
+/// measure
+///   it on, or int8 and no tiles to calibrate on
 Engine choose_engine(const EngineWish& wish, const ModelFile& model, const Catalog& to_score,
                      const CpuAbilities& cpu, const mpi::Communicator& ranks);
 

@@ -7,7 +7,6 @@
 #include <chrono>
 #include <climits>
 #include <cstring>
-#include <exception>
 #include <filesystem>
 #include <span>
 #include <string_view>
@@ -62,7 +61,6 @@ class Job {
   void check_tile_size() const;  // rank 0
   void find_what_is_done();      // rank 0
   WeightsFile fetch_weights();
-  Plan compile(std::uint32_t side_px);
   void work(Plan& plan, Plan* look);
   void finish(bool is_interrupted);           // rank 0
   void export_features();                     // rank 0
@@ -127,19 +125,6 @@ WeightsFile Job::fetch_weights() {
   return parse_weights(ranks_.broadcast(std::move(file)));
 }
 
-/// @param side_px of the tiles it takes; 0: the model's
-Plan Job::compile(std::uint32_t side_px) {
-  std::optional<Plan> plan;
-  WeightsFile weights = fetch_weights();
-  mpi::together(ranks_, [&] {
-    ModelCard card = read_model_card(weights, model_path_);
-    if (side_px > 0) card.tile_px = side_px;
-    plan.emplace(fuse_network(std::move(weights), std::move(card), model_path_),
-                 start_.engine.precision, start_.batch, &start_.engine.calibration);
-  });
-  return std::move(*plan);
-}
-
 void Job::prepare() {
   std::error_code error;
   if (!std::filesystem::exists(model_path_, error)) {
@@ -189,13 +174,13 @@ void Job::prepare() {
     wish_.precision_reason = "asked for";
   }
   const bool has_record = std::filesystem::exists(record_path_, error);
+  if (has_record) record_ = read_score_record(record_path_);
+  if (has_record && !wish_.precision) {
+    wish_.precision = parse_precision(setting(record_.environment, "precision"));
+    wish_.precision_reason = setting(record_.environment, "precision_reason");
+  }
+  if (wish_.precision) cpu_.require(*wish_.precision);
   if (has_record) {
-    record_ = read_score_record(record_path_);
-    if (!wish_.precision) {
-      wish_.precision = parse_precision(setting(record_.environment, "precision"));
-      wish_.precision_reason = setting(record_.environment, "precision_reason");
-    }
-    cpu_.require(*wish_.precision);
     require_same_run(record_, options_, start_, *wish_.precision);
     if (record_.status == RunStatus::kComplete && options_.resume == "auto") {
       is_complete_ = true;
@@ -210,7 +195,6 @@ void Job::prepare() {
                     setting(record_.environment, "look_reason")};
     }
   }
-  if (wish_.precision) cpu_.require(*wish_.precision);
   make_folder(folder_);
   lock_.take(folder_);
 }
@@ -266,8 +250,7 @@ void Job::work(Plan& plan, Plan* look) {
     return stop_signal() == 0;
   };
   show();
-  std::exception_ptr failure;
-  try {
+  const auto work = [&] {
     auto unit = take();
     while (unit && stop_signal() == 0) {
       const auto next = take();
@@ -280,15 +263,8 @@ void Job::work(Plan& plan, Plan* look) {
       unit = next;
     }
     journal.close();
-  } catch (...) {
-    failure = std::current_exception();
-  }
-  // The others end their units: what they have done is in their journals, and one error is told.
-  if (stop_signal() != 0 || failure) dealer.stop_all();
-  dealer.wait_for_all(show);
-  mpi::together(ranks_, [&] {
-    if (failure) std::rethrow_exception(failure);
-  });
+  };
+  dealer.run(work, show);
 }
 
 void Job::summarise(const ScoreRecord& record) {
@@ -370,9 +346,8 @@ ScoreSummary Job::run() {
     summary_.outcome = ScoreSummary::Outcome::kAlreadyComplete;
     return summary_;
   }
-  start_.engine = choose_engine(
-      wish_, {model_path_, start_.model_crc32, card_, [&] { return fetch_weights(); }},
-      start_.catalog, cpu_, ranks_);
+  const ModelFile model{model_path_, start_.model_crc32, card_, [&] { return fetch_weights(); }};
+  start_.engine = choose_engine(wish_, model, start_.catalog, cpu_, ranks_);
   mpi::together(ranks_, [&] {
     if (ranks_.is_root()) find_what_is_done();
   });
@@ -381,9 +356,13 @@ ScoreSummary Job::run() {
   ::gethostname(host, sizeof host - 1);
   const auto hosts = ranks_.gather(std::as_bytes(std::span(host, std::strlen(host))));
 
-  std::optional<Plan> plan = compile(0);
+  const auto compiled = [&](std::uint32_t side_px) {
+    return compile(model, start_.engine.precision, start_.batch, side_px, start_.engine.calibration,
+                   ranks_);
+  };
+  std::optional<Plan> plan = compiled(0);
   std::optional<Plan> look;
-  if (start_.engine.look) look = compile(start_.engine.look.side_px);
+  if (start_.engine.look) look = compiled(start_.engine.look.side_px);
   mpi::together(ranks_, [&] {
     if (!ranks_.is_root()) return;
     // From here on the folder says whose it is.

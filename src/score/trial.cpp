@@ -104,6 +104,8 @@ Calibration calibrate(Plan& plan, const Catalog& tiles, const mpi::Communicator&
 /// Sides of middles that are worth a look: multiples of ResNet18's stride.
 constexpr std::array<std::uint32_t, 3> kLookSides_px{96, 128, 160};
 
+}  // namespace
+
 Plan compile(const ModelFile& model, Precision precision, std::int64_t batch, std::uint32_t side_px,
              const Calibration& calibration, const mpi::Communicator& ranks) {
   std::optional<Plan> plan;
@@ -117,8 +119,6 @@ Plan compile(const ModelFile& model, Precision precision, std::int64_t batch, st
   });
   return std::move(*plan);
 }
-
-}  // namespace
 
 Precision Trial::best(double most_cost) const {
   const Outcome* chosen = nullptr;
@@ -197,8 +197,8 @@ Trial try_precisions(const ModelFile& model, const TrialTiles& tiles,
     Plan plan = compile(model, precision, 0, 0, trial.calibration, ranks);
     measure(plan);
   }
-  ::malloc_trim(
-      0);  // what was freed piece by piece goes back to the system before the model is read again
+  // What was freed piece by piece goes back to the system before the model is read again.
+  ::malloc_trim(0);
   return trial;
 }
 
@@ -258,8 +258,7 @@ std::string CascadeTrial::description() const {
   }
   return fmt::format(
       "a look at the middle {}x{} px settles {:.0f} % of {} validation tiles at a probability of "
-      "{:.4f} or more: "
-      "{:.2f} % wrong at {:.0f} tiles/s, whole {:.2f} % at {:.0f}",
+      "{:.4f} or more: {:.2f} % wrong at {:.0f} tiles/s, whole {:.2f} % at {:.0f}",
       look.side_px, look.side_px, percent(settled), tiles, look.threshold, percent(wrong),
       tiles_per_s, percent(wrong_whole), tiles_per_s_whole);
 }

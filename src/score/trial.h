@@ -22,6 +22,13 @@ struct ModelFile {
   std::function<WeightsFile()> fetch;  ///< the weights, anew each time it is called; collective
 };
 
+/// The model as a plan. Collective.
+/// @param batch 0: what suits the network
+/// @param side_px of the tiles it takes; 0: the model's
+/// @param calibration for int8
+Plan compile(const ModelFile& model, Precision precision, std::int64_t batch, std::uint32_t side_px,
+             const Calibration& calibration, const mpi::Communicator& ranks);
+
 /// What a cascade costs in error and brings in speed, beside the same network in the same precision
 /// on whole tiles.
 struct CascadeTrial {

@@ -1,10 +1,15 @@
 #include "quadrat/mpi/unit_dealer.h"
 
+#include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <string>
 #include <thread>
 #include <vector>
+
+#include "quadrat/base/error.h"
 
 namespace quadrat::mpi {
 namespace {
@@ -53,6 +58,30 @@ TEST(UnitDealer, gives_less_to_a_slow_rank) {
   if (is_slow) {
     EXPECT_LT(mine, static_cast<std::int64_t>(kUnits) / ranks.size());
   }
+}
+
+TEST(UnitDealer, an_error_of_some_ranks_ends_the_dealing_and_is_told_alike_on_all) {
+  const auto ranks = Communicator::world();
+  const int first_to_fail = ranks.size() / 2;
+  UnitDealer dealer(ranks, kUnits);
+  std::int64_t mine = 0;
+  const auto work = [&] {
+    while (dealer.next()) {
+      ++mine;
+      work_for(std::chrono::milliseconds(2), dealer);
+      if (ranks.rank() >= first_to_fail) {
+        throw InputError("read", fmt::format("file of rank {}", ranks.rank()), "it is cut short");
+      }
+    }
+  };
+  std::string told;
+  try {
+    dealer.run(work, [] {});
+  } catch (const Error& error) {
+    told = error.what();
+  }
+  EXPECT_THAT(told, testing::HasSubstr(fmt::format("file of rank {}", first_to_fail)));
+  EXPECT_LT(ranks.sum(mine), static_cast<std::int64_t>(kUnits));
 }
 
 TEST(UnitDealer, deals_nothing_once_a_rank_has_stopped_it) {

@@ -3,6 +3,7 @@
 #include <mpi.h>
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 
 #include "quadrat/mpi/communicator.h"
@@ -38,6 +39,12 @@ class UnitDealer {
 
   /// No rank gets another number.
   void stop_all();
+
+  /// Runs `work`, which takes numbers until there are none, then waits for all ranks. Where a
+  /// signal asks to stop or `work` throws, no rank gets another number; the others end what they
+  /// have in hand, and all throw the error of the lowest rank that failed. Collective.
+  /// @param meanwhile called a few times a second while it waits
+  void run(const std::function<void()>& work, const std::function<void()>& meanwhile);
 
   /// Waits for all ranks, when this one takes no more numbers, without burning the processor that
   /// another rank may be computing on. Collective.
