@@ -26,8 +26,7 @@ struct Layout {
 
 /// Reads the header and the chunks' lengths into `layout`, whose memory is reused.
 /// @throws InputError where there is no header, or a limit is exceeded, or the data chunks are too
-/// short for any
-///   image of that size. Other faults are left to libpng, whose decision counts.
+///   short for any image of that size. Other faults are left to libpng, whose decision counts.
 void read_layout(std::span<const std::byte> file, const PngLimits& limits, Layout& layout);
 
 /// The common tile through libdeflate and our own filters. @param rgb [height_px, width_px, 3]

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "quadrat/base/error.h"
 #include "quadrat/base/text.h"
 
@@ -25,10 +23,7 @@ bool RunFolder::is_complete(const Settings& config, bool (*may_differ)(const std
   std::vector<std::string> differing;
   for (const auto& [name, value] : config) {
     if (may_differ(name)) continue;
-    const auto it =
-        std::find_if(earlier.config.begin(), earlier.config.end(),
-                     [&, &option = name](const auto& setting) { return setting.first == option; });
-    const std::string before = it == earlier.config.end() ? "" : it->second;
+    const std::string before = setting(earlier.config, name);
     if (before != value)
       differing.push_back(
           fmt::format("--{} was '{}' and is '{}'", name, printable(before), printable(value)));

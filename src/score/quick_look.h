@@ -31,8 +31,8 @@ struct Compared {
 struct Settlement {
   float threshold = 0;
   std::size_t settled = 0;  ///< tiles with at least that confidence; 0: not one may be settled
-  std::int64_t more_wrong =
-      0;  ///< of them, tiles the look alone has wrong less those the whole network alone has wrong
+  /// Of them, those the look alone has wrong less those the whole network alone has wrong.
+  std::int64_t more_wrong = 0;
 };
 
 /// The lowest threshold at which settling tiles, and at every higher threshold too, adds at most

@@ -96,7 +96,7 @@ std::uint64_t byte_count(std::string_view name, std::span<const std::int64_t> sh
 
 namespace {
 
-WeightsFile parse(std::span<const std::byte> file, const Release& release = {}) {
+WeightsFile parse(std::span<const std::byte> file, const Release& release) {
   if (file.empty()) throw Fault{"the file is empty"};
   if (is_torch_zip(file)) return parse_torch_zip(file);
   if (is_torch_legacy(file)) return parse_torch_legacy(file);
@@ -114,33 +114,31 @@ void release_pages(std::span<const std::byte> bytes) {
   if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
+/// @param path named in the message; empty for bytes in memory
+WeightsFile parse_or_explain(std::span<const std::byte> file, const Release& release,
+                             const std::string& path) {
+  try {
+    return parse(file, release);
+  } catch (const Fault& fault) {
+    throw InputError("read weights", path, fault.finding, fault.remedy);
+  }
+}
+
 }  // namespace
 }  // namespace weights
 
 WeightsFile parse_weights(std::span<const std::byte> file) {
-  try {
-    return weights::parse(file);
-  } catch (const weights::Fault& fault) {
-    throw InputError("read weights", "", fault.finding, fault.remedy);
-  }
+  return weights::parse_or_explain(file, {}, "");
 }
 
 WeightsFile parse_weights(Bytes&& file) {
   const Bytes consumed = std::move(file);
-  try {
-    return weights::parse(consumed, weights::release_pages);
-  } catch (const weights::Fault& fault) {
-    throw InputError("read weights", "", fault.finding, fault.remedy);
-  }
+  return weights::parse_or_explain(consumed, weights::release_pages, "");
 }
 
 WeightsFile read_weights(const Path& path) {
   const Bytes file = read_file(path);
-  try {
-    return weights::parse(file, weights::release_pages);
-  } catch (const weights::Fault& fault) {
-    throw InputError("read weights", path.string(), fault.finding, fault.remedy);
-  }
+  return weights::parse_or_explain(file, weights::release_pages, path.string());
 }
 
 }  // namespace quadrat

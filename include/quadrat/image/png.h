@@ -28,8 +28,7 @@ struct PngLimits {
 /// into three channels; grey of 1, 2 or 4 bits is scaled to 0..255; of 16 bits the high byte is
 /// kept; alpha and tRNS are dropped, not blended; gamma and colour profiles are not applied.
 /// @throws InputError with libpng's own words for anything that is not a whole, valid PNG within
-/// the limits. The
-///   message does not name the file: the bytes have no name; callers add it.
+///   the limits. The message does not name the file: the bytes have no name; callers add it.
 Image decode_png(std::span<const std::byte> file, const PngLimits& limits = {});
 
 /// Width and height from the header alone. @throws InputError as decode_png.

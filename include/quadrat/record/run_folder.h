@@ -22,8 +22,7 @@ class RunFolder {
   /// the comparison.
   /// @param may_go_on whether an unfinished run of that name is to be gone on with
   /// @throws InputError where a run of that name has other settings, naming the first that differ,
-  /// or is unfinished and
-  ///   not to be gone on with
+  ///   or is unfinished and not to be gone on with
   bool is_complete(const Settings& config, bool (*may_differ)(const std::string&),
                    bool may_go_on) const;
 

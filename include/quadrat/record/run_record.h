@@ -68,9 +68,8 @@ struct RunRecord {
 void write_run_record(const Path& path, RunRecord& record);
 
 /// @throws IoError where there is no such file or it cannot be read; InputError naming what is
-/// wrong with it: not
-///   HDF5, cut short, not a run record, a newer schema_version, a missing part, classes that are
-///   none.
+///   wrong with it: not HDF5, cut short, not a run record, a newer schema_version, a missing part,
+///   classes that are none.
 RunRecord read_run_record(const Path& path);
 
 /// Reads all but /predictions, which can be large: what lists and comparisons need. `confusion` is

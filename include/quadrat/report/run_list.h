@@ -32,8 +32,7 @@ std::vector<RunEntry> list_runs(const Path& runs);
 
 /// The run's record, with predictions where `whole`.
 /// @throws UsageError where the name is not plain, InputError (with the nearest name) where there
-/// is no such run, and
-///   what read_run_record throws
+///   is no such run, and what read_run_record throws
 RunRecord load_run(const Path& runs, const std::string& name, bool whole);
 
 /// The epoch with the lowest value; none where there is no epoch or all are NaN.

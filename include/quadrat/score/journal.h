@@ -31,9 +31,9 @@ struct UnitResult {
 ///
 ///     "QDRTJNL2" | fingerprint u64 | classes u32 | ranks u32 | crc32 u32 of all before
 ///     then a unit each: payload bytes u32 | crc32 u32 of the payload | payload:
-///         unit u64 | seconds f64 | tiles u32 | rejected u32 | width u32 | probabilities f32
-///         [tiles, classes] | features f32 [tiles, width] | rejected times: tile u32 | reason bytes
-///         u32 | reason
+///         unit u64 | seconds f64 | tiles u32 | rejected u32 | width u32 |
+///         probabilities f32 [tiles, classes] | features f32 [tiles, width] |
+///         rejected times: tile u32 | reason bytes u32 | reason
 ///
 /// A unit is appended by one write and fsynced before it counts. What a kill cuts off fails its
 /// checksum and is left out; nothing after it is read.

@@ -53,8 +53,7 @@ struct FusedNetwork {
 /// convolutions before them (w' = w g / sqrt(var + 1e-5), b' = beta - mean g / sqrt(var + 1e-5);
 /// computed in float64). Takes the weights along, so that a large model is in memory once.
 /// @throws InputError naming `path` and the tensor that is missing, of another shape, or not
-/// finite; where the card
-///   makes no sense
+///   finite; where the card makes no sense
 FusedNetwork fuse_network(WeightsFile weights, ModelCard card, const Path& path);
 
 }  // namespace quadrat::score

@@ -22,8 +22,7 @@ struct ScoreOptions {
   std::string resume = "auto";     ///< auto or never
   std::int64_t batch_size = 0;     ///< tiles a rank computes together; 0: what suits the network
   bool cascade = false;  ///< settle tiles by a look at their middle where it is sure; ResNet18 only
-  double cascade_points =
-      0.3;  ///< that it may add to the error on the validation tiles, in percent of them
+  double cascade_points = 0.3;  ///< what it may add to the error, in percent of validation tiles
   bool test_time_augmentation = false;  ///< the mean probabilities of 8 views of each tile
   Path features;                        ///< where what the head sees is written; empty: nowhere
   double watchdog_seconds = 60;         ///< a rank silent for so long ends the job; 0: never
@@ -57,9 +56,8 @@ struct ScoreSummary {
 /// that whatever kills the run costs a unit a rank. A tile that cannot be read or decoded is listed
 /// with its reason.
 /// @throws InputError: no such model or tiles, tiles of another size than the model's, scores of
-/// that name with
-///   other settings, a cascade without validation tiles to set its threshold on; UsageError: a
-///   precision this CPU lacks, a cascade of AlexNet; IoError
+///   that name with other settings, a cascade without validation tiles to set its threshold on;
+///   UsageError: a precision this CPU lacks, a cascade of AlexNet; IoError
 ScoreSummary score_tiles(const ScoreOptions& options, const mpi::Communicator& ranks);
 
 }  // namespace quadrat::score

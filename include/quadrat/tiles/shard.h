@@ -14,8 +14,9 @@ namespace quadrat {
 /// known), so that tar and Python's webdataset read them too, with an index beside them,
 /// shards.tsv:
 ///
-///     shard<TAB>key<TAB>label<TAB>offset<TAB>size<TAB>crc32      one line a tile, header first,
-///     crc32 in hex
+///     shard<TAB>key<TAB>label<TAB>offset<TAB>size<TAB>crc32
+///
+/// one line a tile, header first, crc32 in hex.
 ///
 /// The index says where each PNG is, so that a tile costs one pread and nobody walks the tars.
 inline constexpr const char* kShardIndexName = "shards.tsv";
