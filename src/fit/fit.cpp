@@ -48,7 +48,7 @@ double seconds_since(Clock::time_point start) {
 class Fitter {
  public:
   Fitter(const FitOptions& options, const Settings& config, const mpi::Communicator& ranks,
-         const RunFolder& folder)
+         RunFolder& folder)
       : options_(options),
         ranks_(ranks),
         folder_(folder),
@@ -95,7 +95,7 @@ class Fitter {
 
   const FitOptions& options_;
   const mpi::Communicator& ranks_;
-  const RunFolder& folder_;
+  RunFolder& folder_;
   std::uint64_t seed_;
   TrainingSets sets_;
   ModelCard card_;
@@ -373,7 +373,7 @@ int fit(const FitOptions& options, const Settings& config) {
   log::set_origin("quadrat-fit", ranks.size() > 1 ? ranks.rank() : -1);
   // One rank a core: see README.
   at::set_num_threads(1);
-  const RunFolder folder(options.runs, options.output_model_name);
+  RunFolder folder(options.runs, options.output_model_name);
   std::int64_t is_complete = 0;
   mpi::together(ranks, [&] {
     if (ranks.is_root())

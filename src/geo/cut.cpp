@@ -8,6 +8,7 @@
 
 #include "cutter.h"
 #include "quadrat/base/error.h"
+#include "quadrat/base/folder_lock.h"
 #include "quadrat/base/signals.h"
 #include "quadrat/base/text.h"
 
@@ -86,16 +87,25 @@ std::string CutOptions::fingerprint() const {
 CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks) {
   const auto began = std::chrono::steady_clock::now();
   const Path state = options.output / kStateFolder;
+  FolderLock lock;  // rank 0
   auto start = Start::kFresh;
   int attempt = 0;
   mpi::together(ranks, [&] {
     if (!ranks.is_root()) return;
     start = inspect(options);
-    if (start == Start::kComplete) return;
-    make_folder(state);
-    if (start == Start::kFresh) {
-      fs::remove_all(state);
+    if (start != Start::kComplete) {
       make_folder(state);
+      lock.take(state, "cut into", "wait for it, or name another --output");
+      start = inspect(options);  // another process may have been at work until now
+    }
+    if (start == Start::kComplete) {
+      remove_leftovers(options.output);
+      return;
+    }
+    if (start == Start::kFresh) {
+      for (const auto& entry : fs::directory_iterator(state)) {
+        if (entry.path().filename() != FolderLock::kName) fs::remove(entry.path());
+      }
       write_file(state / "settings.json", options.fingerprint());
     }
     attempt = next_attempt(state);

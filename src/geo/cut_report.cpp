@@ -180,9 +180,15 @@ CutSummary Cutter::finish(double seconds) {
   }
   write_file(options_.output / "manifest.csv", manifest);
   write_file(options_.output / kReportName, report.dump(2) + "\n");
-  std::error_code ignored;
-  fs::remove_all(options_.output / kStateFolder, ignored);
+  remove_leftovers(options_.output);
   return summary;
+}
+
+void remove_leftovers(const Path& output) noexcept {
+  std::error_code ignored;
+  fs::remove_all(output / kStateFolder, ignored);
+  remove_stale_temporaries(output);
+  for (const char* set : kSetNames) remove_stale_temporaries(output / set);
 }
 
 std::string asked_in_report(std::string_view text, const std::string& name) {

@@ -66,6 +66,9 @@ class Cutter {
   std::vector<std::vector<std::uint32_t>> file_bytes_;  // as plan_.images; of tiles that are kept
 };
 
+/// Removes what a process killed at its very end leaves in a complete output folder. Never throws.
+void remove_leftovers(const Path& output) noexcept;
+
 /// What a tiles.json says. @param name of the file, for errors @throws InputError where it is not
 /// quadrat-cut's
 CutSummary read_report(std::string_view text, const std::string& name);

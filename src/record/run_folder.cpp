@@ -46,8 +46,15 @@ bool RunFolder::is_complete(const Settings& config, bool (*may_differ)(const std
   return false;
 }
 
-void RunFolder::prepare() const {
+void RunFolder::prepare() {
   make_folder(path_);
+  lock_.take(path_, "write run", "wait for it, or choose another --output_model_name");
+  std::error_code ignored;
+  if (std::filesystem::exists(record(), ignored) &&
+      read_run_summary(record()).status == RunStatus::kComplete) {
+    throw InputError("write run", path_.native(), "another process has completed it meanwhile",
+                     "look at it with quadrat-runs show");
+  }
   remove_stale_temporaries(path_);
 }
 

@@ -12,9 +12,9 @@
 #include <string_view>
 
 #include "engine.h"
-#include "folder_lock.h"
 #include "merge.h"
 #include "quadrat/base/error.h"
+#include "quadrat/base/folder_lock.h"
 #include "quadrat/base/log.h"
 #include "quadrat/base/progress.h"
 #include "quadrat/base/signals.h"
@@ -196,7 +196,12 @@ void Job::prepare() {
     }
   }
   make_folder(folder_);
-  lock_.take(folder_);
+  lock_.take(folder_, "score into", "wait for it, or give another --name");
+  if (std::filesystem::exists(record_path_, error) &&
+      (!has_record || read_score_record(record_path_).status != record_.status)) {
+    throw InputError("score into", folder_.native(), "another process was at work there until now",
+                     "start again, or give another --name");
+  }
 }
 
 void Job::find_what_is_done() {

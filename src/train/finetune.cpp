@@ -47,7 +47,7 @@ std::vector<std::int32_t> labels_of(const Catalog& catalog) {
 class Finetuner {
  public:
   Finetuner(const FinetuneOptions& options, const Settings& config, const mpi::Communicator& ranks,
-            const RunFolder& folder)
+            RunFolder& folder)
       : session_(options, ranks),
         options_(options),
         ranks_(ranks),
@@ -77,7 +77,7 @@ class Finetuner {
   Session session_;
   const FinetuneOptions& options_;
   const mpi::Communicator& ranks_;
-  const RunFolder& folder_;
+  RunFolder& folder_;
   ShardPlan plan_;
   std::vector<std::uint32_t> validation_tiles_;
   Trainer trainer_;
@@ -335,7 +335,7 @@ int finetune(const FinetuneOptions& options, const Settings& config) {
         fmt::format("there are {} ranks for {} shards; start at most {} ranks or raise --shards",
                     ranks.size(), options.shards, options.shards));
   }
-  const RunFolder folder(options.runs, options.output_model_name);
+  RunFolder folder(options.runs, options.output_model_name);
   std::int64_t is_complete = 0;
   mpi::together(ranks, [&] {
     if (ranks.is_root())

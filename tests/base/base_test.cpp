@@ -1,14 +1,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <fstream>
 #include <set>
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/files.h"
+#include "quadrat/base/folder_lock.h"
 #include "quadrat/base/progress.h"
 #include "quadrat/base/random.h"
 #include "quadrat/base/signals.h"
@@ -35,6 +38,46 @@ class Folder : public testing::Test {
   }
   Path path_;
 };
+
+/// A process that holds the lock for some seconds, or until it is killed. Returns once it does.
+pid_t holder_of(const Path& folder, unsigned seconds) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    FolderLock lock;
+    lock.take(folder, "use", "wait");
+    std::ofstream(folder / "held");
+    ::sleep(seconds);
+    ::_exit(0);  // as a kill: nothing is cleaned up
+  }
+  while (!std::filesystem::exists(folder / "held")) ::usleep(1000);
+  return child;
+}
+
+TEST_F(Folder, is_left_to_the_next_process_by_one_that_dies) {
+  const pid_t child = holder_of(path_, 1);
+  {
+    FolderLock lock;
+    const auto before = std::chrono::steady_clock::now();
+    lock.take(path_, "use", "wait");
+    EXPECT_GT(std::chrono::steady_clock::now() - before, std::chrono::milliseconds(500));
+    EXPECT_EQ(content(path_ / ".lock").find("process "), 0U);
+  }
+  EXPECT_EQ(files(), 1U) << "the lock's file goes with the lock";
+  ::waitpid(child, nullptr, 0);
+}
+
+TEST_F(Folder, that_another_process_holds_is_refused_by_its_name) {
+  const pid_t child = holder_of(path_, 600);
+  FolderLock lock;
+  try {
+    lock.take(path_, "use", "wait");
+    FAIL() << "two hold it";
+  } catch (const InputError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("in use by process " + std::to_string(child) + " on "));
+  }
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+}
 
 TEST(Error, names_action_object_finding_and_remedy) {
   const InputError error("read tile", "a.png", "it is 3 px", "cut it again");

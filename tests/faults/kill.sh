@@ -65,9 +65,6 @@ disturb() {
       "same_$what" killed
       finished=$((finished + 1))
       rm -rf runs/killed scores/killed
-    elif grep -q 'is at work there' out; then
-      # Ranks whose mpirun was killed while it started them are just ending.
-      sleep 0.5
     else
       fail "$what after $kills kills"
     fi

@@ -191,6 +191,18 @@ class Interruptions(InFolder):
         run(PROGRAM, *self.ARGUMENTS, "-o", "asked", ranks=2)
         self.equal_runs("whole", "asked")
 
+    def test_a_second_start_beside_a_running_one_is_refused(self):
+        words = common.command(PROGRAM, *self.ARGUMENTS, "-o", "first", ranks=2)
+        first = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        while not os.path.exists("runs/first/.lock"):
+            self.assertIsNone(first.poll())
+            time.sleep(0.01)
+        # As long as the second asks, the first must not come to its end.
+        subprocess.run(["pkill", "-STOP", "-s", str(first.pid)], check=True)
+        self.fails(2, "runs/first", "in use by process", program=PROGRAM, arguments=[*self.ARGUMENTS, "-o", "first"])
+        subprocess.run(["pkill", "-CONT", "-s", str(first.pid)], check=True)
+        self.assertEqual(first.wait(), 0)
+
     def test_other_settings_under_the_same_name_are_refused(self):
         arguments = [*SMALL, "-p", "resnet18", "-r", "last_only", "-n", "1", "-o", "mine"]
         run(PROGRAM, *arguments)

@@ -152,7 +152,13 @@ for _ in $(seq 600); do
   ls scores/stopped/*.journal >/dev/null 2>&1 && break
   sleep 0.1
 done
-expect 2 "another quadrat-score" score --tiles many -o model --name stopped
+# As long as another asks, it must not come to its end.
+ranks=$(cat "/proc/$launcher/task/$launcher/children")
+# shellcheck disable=SC2086  # several
+kill -STOP $ranks
+expect 2 "it is in use by process " score --tiles many -o model --name stopped
+# shellcheck disable=SC2086
+kill -CONT $ranks
 kill -USR1 "$launcher"
 wait "$launcher"
 status=$?

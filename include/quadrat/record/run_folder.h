@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "quadrat/base/files.h"
+#include "quadrat/base/folder_lock.h"
 #include "quadrat/record/run_record.h"
 
 namespace quadrat {
@@ -26,8 +27,10 @@ class RunFolder {
   bool is_complete(const Settings& config, bool (*may_differ)(const std::string&),
                    bool may_go_on) const;
 
-  /// Makes the folder and removes what killed processes left there. @throws IoError
-  void prepare() const;
+  /// Makes the folder, holds it for as long as this object lives, and removes what killed processes
+  /// left there. @throws IoError @throws InputError where another process is at work in it, or was
+  /// until now and completed the run
+  void prepare();
 
   /// labels_to_inds.tsv and model.info.
   void write_labels_and_info(const std::vector<std::string>& classes,
@@ -39,6 +42,7 @@ class RunFolder {
 
  private:
   Path path_;
+  FolderLock lock_;
 };
 
 }  // namespace quadrat

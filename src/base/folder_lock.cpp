@@ -1,0 +1,100 @@
+#include "quadrat/base/folder_lock.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <climits>
+#include <string>
+#include <thread>
+
+#include "quadrat/base/error.h"
+#include "quadrat/base/log.h"
+#include "quadrat/base/signals.h"
+#include "quadrat/base/text.h"
+
+namespace quadrat {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::seconds kPatienceHere{5};
+constexpr std::chrono::seconds kPatienceElsewhere{120};
+
+/// Whether the name still leads to the open file: its last owner removes it before letting go.
+bool is_still_there(int descriptor, const Path& path) {
+  struct stat open_file {};
+  struct stat named {};
+  return ::fstat(descriptor, &open_file) == 0 && ::stat(path.c_str(), &named) == 0 &&
+         open_file.st_ino == named.st_ino && open_file.st_dev == named.st_dev;
+}
+
+std::string host_name() {
+  std::array<char, HOST_NAME_MAX + 1> name{};
+  ::gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+std::string owner_of(int descriptor) {
+  std::array<char, 512> text{};
+  const ssize_t size = ::pread(descriptor, text.data(), text.size(), 0);
+  return {text.data(), size > 0 ? static_cast<std::size_t>(size) : 0};
+}
+
+/// Whether it was taken, or this file system knows no locks.
+bool try_lock(int descriptor) {
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  return ::fcntl(descriptor, F_SETLK, &whole) == 0 || (errno != EACCES && errno != EAGAIN);
+}
+
+}  // namespace
+
+FolderLock::~FolderLock() {
+  if (descriptor_ < 0) return;
+  ::unlink(path_.c_str());
+  ::close(descriptor_);
+}
+
+void FolderLock::take(const Path& folder, std::string_view doing, std::string_view advice) {
+  path_ = folder / kName;
+  const std::string host = host_name();
+  const Clock::time_point began = Clock::now();
+  bool is_told = false;
+  while (true) {
+    const int descriptor = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (descriptor < 0) throw IoError::from_errno("create", path_.native());
+    const bool is_taken = try_lock(descriptor);
+    if (is_taken && is_still_there(descriptor, path_)) {
+      descriptor_ = descriptor;
+      const std::string mine = fmt::format("process {} on {}", ::getpid(), host);
+      // What cannot be written is missing in another's error only.
+      if (::ftruncate(descriptor, 0) != 0 || ::pwrite(descriptor, mine.data(), mine.size(), 0) < 0)
+        errno = 0;
+      return;
+    }
+    const std::string owner = printable(owner_of(descriptor));
+    ::close(descriptor);
+    if (is_taken) continue;
+    const bool is_here = owner.empty() || owner.ends_with(" on " + host);
+    if (stop_signal() != 0 ||
+        Clock::now() - began > (is_here ? kPatienceHere : kPatienceElsewhere)) {
+      throw InputError(doing, folder.native(),
+                       fmt::format("it is in use by {}", owner.empty() ? "another process" : owner),
+                       advice);
+    }
+    if (!is_told && !is_here) {
+      log::line("waiting up to {} s for {} to leave '{}'", kPatienceElsewhere.count(), owner,
+                folder.native());
+      is_told = true;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
+}  // namespace quadrat
