@@ -57,7 +57,7 @@ bool try_lock(int descriptor) {
 
 FolderLock::~FolderLock() {
   if (descriptor_ < 0) return;
-  ::unlink(path_.c_str());
+  if (is_still_there(descriptor_, path_)) ::unlink(path_.c_str());
   ::close(descriptor_);
 }
 

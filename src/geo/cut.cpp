@@ -55,11 +55,11 @@ Start inspect(const CutOptions& options) {
     return Start::kComplete;
   }
   for (const auto& entry : fs::directory_iterator(options.output)) {
-    if (entry.path().filename() == kStateFolder) continue;
-    throw InputError(
-        "cut into", options.output.native(),
-        fmt::format("it is not empty: it holds '{}'", printable(entry.path().filename().native())),
-        "name a new folder");
+    const Path name = entry.path().filename();
+    if (name == kStateFolder || name == FolderLock::kName) continue;
+    throw InputError("cut into", options.output.native(),
+                     fmt::format("it is not empty: it holds '{}'", printable(name.native())),
+                     "name a new folder");
   }
   return Start::kFresh;
 }
@@ -95,7 +95,7 @@ CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks) 
     start = inspect(options);
     if (start != Start::kComplete) {
       make_folder(state);
-      lock.take(state, "cut into", "wait for it, or name another --output");
+      lock.take(options.output, "cut into", "wait for it, or name another --output");
       start = inspect(options);  // another process may have been at work until now
     }
     if (start == Start::kComplete) {
@@ -103,9 +103,8 @@ CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks) 
       return;
     }
     if (start == Start::kFresh) {
-      for (const auto& entry : fs::directory_iterator(state)) {
-        if (entry.path().filename() != FolderLock::kName) fs::remove(entry.path());
-      }
+      fs::remove_all(state);
+      make_folder(state);
       write_file(state / "settings.json", options.fingerprint());
     }
     attempt = next_attempt(state);

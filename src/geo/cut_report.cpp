@@ -8,6 +8,7 @@
 
 #include "cutter.h"
 #include "quadrat/base/error.h"
+#include "quadrat/base/folder_lock.h"
 #include "quadrat/base/text.h"
 #include "quadrat/base/version.h"
 
@@ -187,6 +188,7 @@ CutSummary Cutter::finish(double seconds) {
 void remove_leftovers(const Path& output) noexcept {
   std::error_code ignored;
   fs::remove_all(output / kStateFolder, ignored);
+  fs::remove(output / FolderLock::kName, ignored);
   remove_stale_temporaries(output);
   for (const char* set : kSetNames) remove_stale_temporaries(output / set);
 }
