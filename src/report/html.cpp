@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <map>
 
@@ -42,6 +43,17 @@ double tick_step(double range) {
   return 10 * power;
 }
 
+/// Where the axis is to end: at the highest value, or where up to a tenth of them lie far above all
+/// others (a loss before the first steps took hold), at the highest of those others.
+double highest_to_show(std::vector<double> values) {
+  constexpr double kFar = 4;
+  std::sort(values.begin(), values.end(), std::greater<>());
+  for (std::size_t above = 1; above < values.size() && above <= values.size() / 10 + 1; ++above) {
+    if (values[above - 1] > kFar * values[above] && values[above] > 0) return values[above];
+  }
+  return values.empty() ? 0 : values.front();
+}
+
 struct Frame {
   double left = 46, top = 14, right = 450, bottom = 236;
   double x_low = 0, x_high = 1, y_low = 0, y_high = 1;
@@ -49,8 +61,9 @@ struct Frame {
   double x(double value) const {
     return left + (value - x_low) / (x_high - x_low) * (right - left);
   }
+  /// What is above the chart is at its top.
   double y(double value) const {
-    return bottom - (value - y_low) / (y_high - y_low) * (bottom - top);
+    return bottom - (std::min(value, y_high) - y_low) / (y_high - y_low) * (bottom - top);
   }
 };
 
@@ -226,13 +239,14 @@ Rgb sequential_colour(double share) {
 std::string curve_chart(const RunRecord& run, double EpochRow::*train, double EpochRow::*validation,
                         const std::string& title, bool as_percent) {
   Frame frame;
-  double high = 0;
+  std::vector<double> values;
   for (const EpochRow& row : run.epochs) {
     for (const double value : {row.*train, row.*validation}) {
-      if (std::isfinite(value)) high = std::max(high, value);
+      if (std::isfinite(value)) values.push_back(value);
     }
   }
-  if (run.epochs.empty() || high <= 0) high = 1;
+  double high = highest_to_show(std::move(values));
+  if (high <= 0) high = 1;
   const double step = tick_step(high);
   frame.y_high = std::ceil(high / step) * step;
   frame.x_low = run.epochs.empty() ? 0 : run.epochs.front().epoch;
@@ -261,6 +275,12 @@ std::string curve_chart(const RunRecord& run, double EpochRow::*train, double Ep
     svg += fmt::format(R"(<line class="kept" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>)"
                        R"(<text class="tick" x="{:.1f}" y="{:.1f}" text-anchor="end">kept</text>)",
                        x, x, frame.top, frame.bottom, x - 5, frame.top + 10);
+  }
+  for (const EpochRow& row : run.epochs) {
+    const double value = std::max(row.*train, row.*validation);
+    if (!std::isfinite(value) || value <= frame.y_high) continue;
+    svg += fmt::format(R"(<text class="tick" x="{:.1f}" y="{:.1f}">{:.3g} ↑</text>)",
+                       frame.x(row.epoch) + 6, frame.top + 2, value);
   }
   svg += polyline(run.epochs, train, frame, "line-train");
   svg += polyline(run.epochs, validation, frame, "line-validation");

@@ -339,6 +339,15 @@ TEST_F(ReportTest, runs_that_have_only_begun) {
   EXPECT_THAT(page(), AllOf(HasSubstr("is running"), HasSubstr("no classified tile yet")));
 }
 
+TEST_F(ReportTest, a_first_loss_far_above_the_others_leaves_them_the_chart) {
+  RunRecord run = test::made_run("made");
+  run.epochs[0].validation_loss = 51.5;
+  keep(run, "made");
+  keep(placed(1, 1), "county");
+  write_report(options_);
+  EXPECT_THAT(page(), AllOf(HasSubstr("51.5 \u2191"), HasSubstr(">1.5</text>")));
+}
+
 TEST_F(ReportTest, one_epoch_and_one_tile) {
   keep(test::made_run("made", 0, 6, 1), "made");
   keep(placed(1, 1), "county");
