@@ -68,6 +68,7 @@ class Finetuner {
   void finish_epoch(const Evaluation& evaluation, double evaluation_s);
   void write_epoch(bool stops_here);
   void write_record(RunStatus status);
+  void write_kept_model();
   void save_checkpoint();
   [[noreturn]] void fail_for_loss();
   bool is_last() const;
@@ -84,6 +85,9 @@ class Finetuner {
   std::optional<Inputs> train_inputs_, validation_inputs_;
   RunRecord record_;
   RunPosition position_;
+  std::optional<WeightsFile> unwritten_model_;  // rank 0: the kept epoch's, where its file is older
+  Clock::time_point saved_;                     // rank 0: when the last epoch's state was written
+  double saving_s_ = 0;                         // rank 0: how long that took
 };
 
 void Finetuner::describe(const Settings& config) {
@@ -203,13 +207,19 @@ void Finetuner::finish_epoch(const Evaluation& evaluation, double evaluation_s) 
       100 * row.validation_error, row.tiles_per_s, waiting, best ? ", best so far" : "");
 }
 
+/// The record, after every epoch. Model and checkpoint too, unless that would be more than a tenth
+/// of the run's time: after epochs of a second, say, AlexNet's 0.7 GB. What a kill then costs is
+/// ten times what writing them takes.
 void Finetuner::write_epoch(bool stops_here) {
+  if (!ranks_.is_root()) return;
+  constexpr double kLeast = 10;
   const bool better = position_.kept_epoch + 1 == position_.epoch;
-  if (ranks_.is_root() && better) {
-    write_safetensors(folder_.model(), to_weights_file(*session_.network, session_.card));
-  }
+  if (better) unwritten_model_ = to_weights_file(*session_.network, session_.card);
+  const bool saves = stops_here || seconds_since(saved_) >= kLeast * saving_s_;
+  const auto before = Clock::now();
+  if (saves || is_last()) write_kept_model();
   write_record(stops_here ? RunStatus::kInterrupted : RunStatus::kRunning);
-  if (ranks_.is_root() && better) {
+  if (better) {
     folder_.write_predictions(record_.validation, record_.classes);
     folder_.write_labels_and_info(record_.classes,
                                   {{"output_model_name", options_.output_model_name},
@@ -217,7 +227,16 @@ void Finetuner::write_epoch(bool stops_here) {
                                    {"pretrained_model_type", options_.pretrained_model_type},
                                    {"retraining_type", options_.retraining_type}});
   }
+  if (!saves || is_last()) return;
   save_checkpoint();
+  saved_ = Clock::now();
+  saving_s_ = seconds_since(before);
+}
+
+void Finetuner::write_kept_model() {
+  if (!unwritten_model_) return;
+  write_safetensors(folder_.model(), *unwritten_model_);
+  unwritten_model_.reset();
 }
 
 void Finetuner::write_record(RunStatus status) {
@@ -240,11 +259,15 @@ void Finetuner::write_record(RunStatus status) {
 
 void Finetuner::save_checkpoint() {
   if (!ranks_.is_root()) return;
+  write_kept_model();
   write_checkpoint(folder_.checkpoint(), *session_.network, trainer_.optimizer(), position_);
 }
 
 void Finetuner::fail_for_loss() {
-  mpi::together(ranks_, [&] { write_record(RunStatus::kFailed); });
+  mpi::together(ranks_, [&] {
+    write_kept_model();
+    write_record(RunStatus::kFailed);
+  });
   const std::string kept = position_.kept_epoch > 0
                                ? fmt::format("the model of epoch {} is kept in '{}'",
                                              position_.kept_epoch, folder_.model().native())

@@ -161,8 +161,8 @@ class Interruptions(InFolder):
         with h5py.File(f"runs/{a}/run.h5") as f, h5py.File(f"runs/{b}/run.h5") as g:
             np.testing.assert_array_equal(f["predictions/validation"][:], g["predictions/validation"][:])
 
-    def interrupted(self, name, sign, after_s):
-        words = common.command(PROGRAM, *self.ARGUMENTS, "-o", name, ranks=2)
+    def interrupted(self, name, sign, after_s, arguments=None):
+        words = common.command(PROGRAM, *(arguments or self.ARGUMENTS), "-o", name, ranks=2)
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         while not os.path.exists(f"runs/{name}/checkpoint.safetensors"):
             self.assertIsNone(process.poll())
@@ -190,6 +190,26 @@ class Interruptions(InFolder):
             self.assertEqual(text(f.attrs["status"]), "interrupted")
         run(PROGRAM, *self.ARGUMENTS, "-o", "asked", ranks=2)
         self.equal_runs("whole", "asked")
+
+    def test_short_epochs_are_not_all_written_down_and_a_kill_costs_none_of_them(self):
+        # 0.7 GB of model and checkpoint after epochs of some 0.1 s.
+        arguments = [*SMALL, "-p", "alexnet", "-r", "fully_connected", "-n", "30", "--optimizer", "sgd"]
+        words = common.command(PROGRAM, *arguments, "-o", "whole", ranks=2)
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        checkpoints = set()
+        while process.poll() is None:
+            try:
+                checkpoints.add(os.stat("runs/whole/checkpoint.safetensors").st_mtime_ns)
+            except FileNotFoundError:
+                pass
+            time.sleep(0.005)
+        self.assertEqual(process.wait(), 0, process.stderr.read())
+        process.stderr.close()
+        self.assertIn(len(checkpoints), range(1, 15))
+        self.assertEqual(len(epochs("whole")), 30)
+        self.interrupted("killed", signal.SIGKILL, 2, arguments)
+        run(PROGRAM, *arguments, "-o", "killed", ranks=2)
+        self.equal_runs("whole", "killed")
 
     def test_a_second_start_beside_a_running_one_is_refused(self):
         words = common.command(PROGRAM, *self.ARGUMENTS, "-o", "first", ranks=2)

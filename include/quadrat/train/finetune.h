@@ -5,7 +5,7 @@
 
 namespace quadrat {
 
-/// quadrat-finetune: fine-tunes a network on all ranks and writes runs/NAME/ each epoch (DESIGN,
+/// quadrat-finetune: fine-tunes a network on all ranks and writes runs/NAME/ as it goes (DESIGN,
 /// sections 4 and 6). Starts MPI. Results on stdout, progress on stderr.
 /// @param config every option as used, for the record and for recognising the run when it is
 /// started again
