@@ -1,27 +1,32 @@
 """The losses of quadrat-finetune follow PyTorch's, epoch by epoch: the same tiles in the same order, from the same weights.
 
 ResNet18, all layers, fp32, one rank, no augmentation. The order of tiles is worked out here a second time, from what
-include/quadrat/tiles/shard_plan.h and include/quadrat/base/random.h say. Short by default; the whole curve:
+include/quadrat/tiles/shard_plan.h and include/quadrat/base/random.h say. Short by default; the whole curve, and beside it
+how far PyTorch itself ends from its own curve when its first weights are changed by half a unit in the last place:
 
-  QUADRAT_BIN=build/release/bin QUADRAT_SHARED=../shared python tests/jobs/loss_curve_test.py --epochs 10 --tiles_per_class 40
+  QUADRAT_BIN=build/release/bin QUADRAT_SHARED=../shared python tests/jobs/loss_curve_test.py --epochs 10 \
+      --tiles_per_class 40 --control
 """
 import argparse
+import copy
 import math
 import os
 import sys
 import unittest
 
+import h5py
 import numpy as np
 import pandas as pd
 import torch
 import torchvision
 from PIL import Image
+from safetensors.torch import load_file
 
 import common
 from common import TILES, InFolder, run
 
-SHARDS, BATCH, RATE, SEED = 16, 16, 0.0005, 3
-DECAY = 0.1  # so much that its absence would show
+SHARDS, BATCH, RATE, SEED = 16, 16, 0.0003, 3
+DECAY = 0.2  # so much that its absence would show
 STREAM_SHARD, STREAM_ORDER = 2, 3
 MASK = (1 << 64) - 1
 
@@ -71,7 +76,7 @@ def load(folder):
 
 
 def curve(model, epochs):
-    """PyTorch's (train loss, validation loss, learning rate) of each epoch.
+    """PyTorch's (train loss, validation loss, learning rate) of each epoch, and its state after each.
 
     Not channels-last: there PyTorch sums batch statistics in float32, one row after the other, and is off by 1e-5.
     """
@@ -79,7 +84,7 @@ def curve(model, epochs):
     y, yv = torch.tensor(labels), torch.tensor(validation_labels)
     optimizer = torch.optim.SGD(model.parameters(), RATE, 0.9, weight_decay=DECAY)
     steps = epochs * len(list(batches(labels, 1)))
-    rows, step = [], 0
+    rows, states, step = [], [], 0
     for epoch in range(1, epochs + 1):
         model.train()
         total = 0.0
@@ -96,11 +101,12 @@ def curve(model, epochs):
         with torch.no_grad():
             validation = torch.nn.functional.cross_entropy(torch.cat([model(part) for part in xv.split(16)]), yv).item()
         rows.append((total / len(y), validation, optimizer.param_groups[0]["lr"]))
-    return np.array(rows)
+        states.append(copy.deepcopy(model.state_dict()))
+    return np.array(rows), states
 
 
 class LossCurve(InFolder):
-    epochs, tiles_per_class = 2, 8
+    epochs, tiles_per_class, with_control = 2, 8, False
 
     def test_follows_pytorch(self):
         for name, count in (("train", self.tiles_per_class), ("validation", max(2, self.tiles_per_class // 4))):
@@ -115,13 +121,27 @@ class LossCurve(InFolder):
             "--pretrained_weights", "start.pth", "--augment", "none", "--precision", "fp32", "--batch_size", BATCH, "--shards",
             SHARDS, "--learning_rate", RATE, "--weight_decay", DECAY, "--seed", SEED, "-n", self.epochs, "-o", "curve", ranks=1)
         ours = pd.read_hdf("runs/curve/run.h5", "epochs")[["train_loss", "validation_loss", "learning_rate"]].to_numpy()
-        theirs = curve(model, self.epochs)
+        start = copy.deepcopy(model)
+        theirs, states = curve(model, self.epochs)
         for epoch, (a, b) in enumerate(zip(ours, theirs), 1):
             print(f"epoch {epoch:2}: train loss {a[0]:.6f}, PyTorch {b[0]:.6f}; validation loss {a[1]:.6f}, PyTorch {b[1]:.6f}",
                   flush=True)
+        if self.with_control:
+            with torch.no_grad():
+                for parameter in start.parameters():
+                    parameter *= 1 + 2.0**-24 * torch.randn_like(parameter)
+            control, _ = curve(start, self.epochs)
+            print(f"largest relative difference: quadrat {np.abs(ours[:, :2] / theirs[:, :2] - 1).max():.1e}, "
+                  f"PyTorch from weights with other rounding {np.abs(control[:, :2] / theirs[:, :2] - 1).max():.1e}")
         np.testing.assert_allclose(ours[:, 2], theirs[:, 2], rtol=1e-9)
         # fp32 sums in another order: 1e-7 a step, which training amplifies from step to step.
         np.testing.assert_allclose(ours[:, :2], theirs[:, :2], rtol=1e-3)
+        # Batch norm makes the loss blind to the weights' size, which weight decay changes: by 1e-4 of it a step here.
+        with h5py.File("runs/curve/run.h5") as f:
+            kept = f["epochs"].attrs["kept_epoch"] - 1
+        for name, weights in load_file("runs/curve/model.safetensors").items():
+            if name.endswith("weight") and weights.dim() > 1:
+                self.assertAlmostEqual((weights.norm() / states[kept][name].norm()).item(), 1, delta=2e-5, msg=name)
 
 
 if __name__ == "__main__":
@@ -129,6 +149,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=LossCurve.epochs)
     parser.add_argument("--tiles_per_class", type=int, default=LossCurve.tiles_per_class)
+    parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--control", action="store_true")
     arguments = parser.parse_args()
+    RATE, LossCurve.with_control = arguments.rate, arguments.control
     LossCurve.epochs, LossCurve.tiles_per_class = arguments.epochs, arguments.tiles_per_class
     unittest.main(argv=sys.argv[:1], verbosity=2)
