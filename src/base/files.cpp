@@ -50,15 +50,15 @@ class File {
 
 Path folder_of(const Path& path) { return path.has_parent_path() ? path.parent_path() : Path("."); }
 
+constexpr std::string_view kTemporaryMark = ".tmp.";
+
+}  // namespace
+
 std::string host_name() {
   char name[HOST_NAME_MAX + 1] = {};
   if (::gethostname(name, sizeof(name) - 1) != 0) return "host";
   return name;
 }
-
-constexpr std::string_view kTemporaryMark = ".tmp.";
-
-}  // namespace
 
 void read_file_into(const Path& path, Bytes& buffer, std::uint64_t max_bytes) {
   File file(path, O_RDONLY, "read");

@@ -8,7 +8,6 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
-#include <climits>
 #include <string>
 #include <thread>
 
@@ -31,12 +30,6 @@ bool is_still_there(int descriptor, const Path& path) {
   struct stat named {};
   return ::fstat(descriptor, &open_file) == 0 && ::stat(path.c_str(), &named) == 0 &&
          open_file.st_ino == named.st_ino && open_file.st_dev == named.st_dev;
-}
-
-std::string host_name() {
-  std::array<char, HOST_NAME_MAX + 1> name{};
-  ::gethostname(name.data(), name.size() - 1);
-  return name.data();
 }
 
 std::string owner_of(int descriptor) {
@@ -73,9 +66,10 @@ void FolderLock::take(const Path& folder, std::string_view doing, std::string_vi
     if (is_taken && is_still_there(descriptor, path_)) {
       descriptor_ = descriptor;
       const std::string mine = fmt::format("process {} on {}", ::getpid(), host);
-      // What cannot be written is missing in another's error only.
-      if (::ftruncate(descriptor, 0) != 0 || ::pwrite(descriptor, mine.data(), mine.size(), 0) < 0)
-        errno = 0;
+      // Where it cannot be written, another's error says "another process".
+      [[maybe_unused]] const bool is_named =
+          ::ftruncate(descriptor, 0) == 0 &&
+          ::pwrite(descriptor, mine.data(), mine.size(), 0) == std::ssize(mine);
       return;
     }
     const std::string owner = printable(owner_of(descriptor));

@@ -7,11 +7,11 @@
 #include <chrono>
 #include <climits>
 #include <csignal>
-#include <cstring>
 #include <exception>
 #include <span>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/files.h"
 #include "quadrat/base/log.h"
 #include "quadrat/mpi/environment.h"
 
@@ -28,16 +28,16 @@ constexpr char kGoodbye = 2;
 
 /// The host's name of the rank before this one.
 std::string host_of_previous(const Communicator& ranks) {
-  std::vector<char> mine(HOST_NAME_MAX + 1, '\0');
-  ::gethostname(mine.data(), mine.size() - 1);
-  std::vector<char> theirs(mine.size(), '\0');
+  std::string mine = host_name();
+  mine.resize(HOST_NAME_MAX + 1);
+  std::string theirs(mine.size(), '\0');
   const int next = (ranks.rank() + 1) % ranks.size();
   const int previous = (ranks.rank() + ranks.size() - 1) % ranks.size();
   const int length = static_cast<int>(mine.size());
   check(MPI_Sendrecv(mine.data(), length, MPI_CHAR, next, kTag, theirs.data(), length, MPI_CHAR,
                      previous, kTag, ranks.get(), MPI_STATUS_IGNORE),
         "MPI_Sendrecv");
-  return theirs.data();
+  return theirs.c_str();
 }
 
 }  // namespace

@@ -277,7 +277,7 @@ std::string curve_chart(const RunRecord& run, double EpochRow::*train, double Ep
                        x, x, frame.top, frame.bottom, x - 5, frame.top + 10);
   }
   for (const EpochRow& row : run.epochs) {
-    const double value = std::max(row.*train, row.*validation);
+    const double value = std::fmax(row.*train, row.*validation);
     if (!std::isfinite(value) || value <= frame.y_high) continue;
     svg += fmt::format(R"(<text class="tick" x="{:.1f}" y="{:.1f}">{:.3g} ↑</text>)",
                        frame.x(row.epoch) + 6, frame.top + 2, value);

@@ -1,12 +1,9 @@
 #include "quadrat/score/score.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <climits>
-#include <cstring>
 #include <filesystem>
 #include <span>
 #include <string_view>
@@ -357,9 +354,8 @@ ScoreSummary Job::run() {
     if (ranks_.is_root()) find_what_is_done();
   });
   start_.broadcast(ranks_);
-  char host[HOST_NAME_MAX + 1] = {};
-  ::gethostname(host, sizeof host - 1);
-  const auto hosts = ranks_.gather(std::as_bytes(std::span(host, std::strlen(host))));
+  const std::string host = host_name();
+  const auto hosts = ranks_.gather(std::as_bytes(std::span(host)));
 
   const auto compiled = [&](std::uint32_t side_px) {
     return compile(model, start_.engine.precision, start_.batch, side_px, start_.engine.calibration,

@@ -212,10 +212,10 @@ void Finetuner::finish_epoch(const Evaluation& evaluation, double evaluation_s) 
 /// ten times what writing them takes.
 void Finetuner::write_epoch(bool stops_here) {
   if (!ranks_.is_root()) return;
-  constexpr double kLeast = 10;
+  constexpr double kSavingAtMostOneIn = 10;
   const bool better = position_.kept_epoch + 1 == position_.epoch;
   if (better) unwritten_model_ = to_weights_file(*session_.network, session_.card);
-  const bool saves = stops_here || seconds_since(saved_) >= kLeast * saving_s_;
+  const bool saves = stops_here || seconds_since(saved_) >= kSavingAtMostOneIn * saving_s_;
   const auto before = Clock::now();
   if (saves || is_last()) write_kept_model();
   write_record(stops_here ? RunStatus::kInterrupted : RunStatus::kRunning);

@@ -37,6 +37,9 @@ void write_file(const Path& path, std::string_view content);
 void write_file(const Path& path, std::span<const std::byte> content);
 void write_file(const Path& path, const std::vector<std::span<const std::byte>>& pieces);
 
+/// Of the machine this runs on, at most HOST_NAME_MAX characters; "host" where it has none.
+std::string host_name();
+
 /// Creates the folder and its parents. @throws IoError, also where something that is no folder is
 /// in the way.
 void make_folder(const Path& path);
