@@ -127,6 +127,16 @@ class Builder {
     return put(std::move(layer), input);
   }
 
+  /// A last layer of zeros, for a network of which only the features are wanted.
+  void no_head(int input, std::int64_t features, std::int64_t classes) {
+    Layer layer;
+    layer.kind = Layer::Kind::kLinear;
+    layer.name = "none";
+    layer.weight = torch::zeros({classes, features});
+    layer.bias = torch::zeros({classes});
+    put(std::move(layer), input);
+  }
+
   /// The last layer, or the forest in its place.
   void head(const std::string& name, int input, std::int64_t features, std::int64_t classes) {
     if (network_.card.classifier != kRandomForest) {
@@ -215,7 +225,10 @@ void build_resnet18(Builder& b, std::int64_t classes) {
   b.head("fc", x, 512, classes);
 }
 
-void build_alexnet(Builder& b, std::int64_t classes, std::uint32_t tile_px) {
+constexpr std::int64_t kAlexNetMap = 256 * 6 * 6;
+
+/// @return the slot of the flattened last map
+int build_alexnet_convolutions(Builder& b, std::uint32_t tile_px) {
   int x = b.convolution("features.0", "", 0, 3, 64, 11, 4, 2, true);
   x = b.max_pool(x, 3, 2, 0);
   x = b.convolution("features.3", "", x, 64, 192, 5, 1, 2, true);
@@ -225,8 +238,12 @@ void build_alexnet(Builder& b, std::int64_t classes, std::uint32_t tile_px) {
   x = b.convolution("features.10", "", x, 256, 256, 3, 1, 1, true);
   x = b.max_pool(x, 3, 2, 0);
   if (tile_px != 224) x = b.average_pool(x, 6);  // at 224 px the map is 6x6 already
-  x = b.flatten(x);
-  x = b.linear("classifier.1", x, 256 * 6 * 6, 4096, true, 6);
+  return b.flatten(x);
+}
+
+void build_alexnet(Builder& b, std::int64_t classes, std::uint32_t tile_px) {
+  int x = build_alexnet_convolutions(b, tile_px);
+  x = b.linear("classifier.1", x, kAlexNetMap, 4096, true, 6);
   x = b.linear("classifier.4", x, 4096, 4096, true);
   b.head("classifier.6", x, 4096, classes);
 }
@@ -249,6 +266,16 @@ FusedNetwork fuse_network(WeightsFile weights, ModelCard card, const Path& path)
   } else {
     build_resnet18(builder, classes);
   }
+  return builder.finish();
+}
+
+FusedNetwork fuse_alexnet_convolutions(WeightsFile weights, ModelCard card, const Path& path) {
+  const torch::InferenceMode guard;
+  check_card(card, path);
+  const auto classes = static_cast<std::int64_t>(card.classes.size());
+  const std::uint32_t tile_px = card.tile_px;
+  Builder builder(std::move(weights), std::move(card), path);
+  builder.no_head(build_alexnet_convolutions(builder, tile_px), kAlexNetMap, classes);
   return builder.finish();
 }
 

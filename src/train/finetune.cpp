@@ -164,10 +164,13 @@ void Finetuner::make_inputs() {
     for_validation = static_cast<std::uint64_t>(static_cast<double>(left) * share);
   }
   left -= for_validation;
+  const auto frozen = session_.card.retraining == Retraining::kAll
+                          ? nullptr
+                          : std::make_shared<FrozenLayers>(session_);
   train_inputs_.emplace(session_, session_.sets.train, std::move(train_tiles), Use::kTraining,
-                        left);
+                        frozen, left);
   validation_inputs_.emplace(session_, session_.sets.validation, validation_tiles_,
-                             Use::kValidation, for_validation);
+                             Use::kValidation, frozen, for_validation);
 }
 
 void Finetuner::finish_epoch(const Evaluation& evaluation, double evaluation_s) {

@@ -13,35 +13,18 @@ namespace {
 constexpr std::int64_t kMapPositions = 6 * 6;
 constexpr std::int64_t kMapChannels = 256;
 
-/// Keeps the layers up to the flattening; a head of zeros takes the place of the others.
-void cut_after_convolutions(score::FusedNetwork& network) {
-  using Kind = score::Layer::Kind;
-  auto& layers = network.layers;
-  const auto flatten = std::find_if(layers.begin(), layers.end(),
-                                    [](const auto& layer) { return layer.kind == Kind::kFlatten; });
-  score::Layer head = layers.back();
-  head.input = flatten->output;
-  head.weight = torch::zeros({head.weight.size(0), kMapPositions * kMapChannels});
-  head.bias = torch::zeros_like(head.bias);
-  layers.erase(flatten + 1, layers.end());
-  layers.push_back(std::move(head));
-}
-
 }  // namespace
 
 FrozenLayers::FrozenLayers(const Session& session)
     : session_(session), batch_(score::Plan::kTilesAtOnce) {
   if (session.device.is_cuda()) return;
-  auto network = score::fuse_network(to_weights_file(*session.network, session.card), session.card,
-                                     session.options.pretrained_weights);
-  if (session.card.retraining == Retraining::kFullyConnected) {
-    cut_after_convolutions(network);
-  } else {
-    batch_ = score::Plan::suitable_batch(session.card.architecture);
-  }
+  const bool convolutions_only = session.card.retraining == Retraining::kFullyConnected;
+  if (!convolutions_only) batch_ = score::Plan::suitable_batch(session.card.architecture);
+  const auto fuse = convolutions_only ? score::fuse_alexnet_convolutions : score::fuse_network;
   const bool bf16 = session.bf16 && score::is_supported(score::Precision::kBf16);
-  plan_.emplace(std::move(network), bf16 ? score::Precision::kBf16 : score::Precision::kFp32,
-                batch_);
+  plan_.emplace(fuse(to_weights_file(*session.network, session.card), session.card,
+                     session.options.pretrained_weights),
+                bf16 ? score::Precision::kBf16 : score::Precision::kFp32, batch_);
 }
 
 std::int64_t FrozenLayers::width(const ModelCard& card) {

@@ -73,11 +73,12 @@ std::uint64_t Inputs::feature_bytes(const Session& session, std::size_t tiles, U
 }
 
 Inputs::Inputs(const Session& session, const Catalog& catalog, std::vector<std::uint32_t> tiles,
-               Use use, std::uint64_t memory_bytes)
+               Use use, std::shared_ptr<FrozenLayers> frozen, std::uint64_t memory_bytes)
     : session_(session),
       tiles_(std::move(tiles)),
       augmented_(is_augmented(session, use)),
-      views_(views_of(session, use)) {
+      views_(views_of(session, use)),
+      frozen_(std::move(frozen)) {
   const std::string_view set = use == Use::kTraining ? "training" : "validation";
   const std::uint64_t wanted = feature_bytes(session, tiles_.size(), use);
   const bool keeps = views_ > 0 && wanted <= memory_bytes;
@@ -86,7 +87,6 @@ Inputs::Inputs(const Session& session, const Catalog& catalog, std::vector<std::
       std::make_unique<TileStore>(catalog, tiles_, kTileSide_px,
                                   StoreLimits{keeps ? 0 : memory_bytes, session.options.scratch});
   if (views_ == 0) return;
-  frozen_ = std::make_unique<FrozenLayers>(session);
   if (keeps) {
     cache_ =
         std::make_unique<FeatureCache>(tiles_, static_cast<std::int64_t>(views_),

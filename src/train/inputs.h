@@ -21,10 +21,12 @@ class Inputs {
  public:
   enum class Use { kTraining, kValidation };
 
-  /// @param tiles of `catalog`, which must outlive this; ascending @param share of memory, in bytes
+  /// @param tiles of `catalog`, which must outlive this; ascending
+  /// @param frozen the layers below the trained ones; null where all are trained
+  /// @param memory_bytes this one's share
   /// @throws IoError, InputError naming a tile that cannot be used
   Inputs(const Session& session, const Catalog& catalog, std::vector<std::uint32_t> tiles, Use use,
-         std::uint64_t memory_bytes);
+         std::shared_ptr<FrozenLayers> frozen, std::uint64_t memory_bytes);
 
   /// Bytes of all features of so many tiles, 0 where nothing is frozen.
   static std::uint64_t feature_bytes(const Session& session, std::size_t tiles, Use use);
@@ -44,7 +46,7 @@ class Inputs {
   bool augmented_;
   std::uint64_t views_ = 0;  ///< 0: pixels, augmented anew each epoch
   std::unique_ptr<TileStore> store_;
-  std::unique_ptr<FrozenLayers> frozen_;
+  std::shared_ptr<FrozenLayers> frozen_;  ///< only where its features are not kept
   std::unique_ptr<FeatureCache> cache_;
 };
 

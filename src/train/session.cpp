@@ -102,6 +102,7 @@ torch::Tensor Session::labels_of(const Catalog& catalog,
 Autocast::Autocast(const Session& session)
     : enabled_(session.bf16), device_(session.device.type()) {
   if (!enabled_) return;
+  was_enabled_ = at::autocast::is_autocast_enabled(device_);
   at::autocast::set_autocast_enabled(device_, true);
   at::autocast::set_autocast_dtype(device_, torch::kBFloat16);
   at::autocast::increment_nesting();
@@ -111,7 +112,7 @@ Autocast::~Autocast() {
   if (!enabled_) return;
   // The cache holds bf16 copies of weights that the next step changes.
   if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-  at::autocast::set_autocast_enabled(device_, false);
+  at::autocast::set_autocast_enabled(device_, was_enabled_);
 }
 
 }  // namespace quadrat

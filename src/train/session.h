@@ -57,6 +57,7 @@ class Autocast {
 
  private:
   bool enabled_;
+  bool was_enabled_ = false;
   torch::DeviceType device_;
 };
 

@@ -56,4 +56,8 @@ struct FusedNetwork {
 ///   finite; where the card makes no sense
 FusedNetwork fuse_network(WeightsFile weights, ModelCard card, const Path& path);
 
+/// AlexNet up to its flattened last map [N, 6 * 6 * 256], those being the features, under a head of
+/// zeros. What the layers behind need may be missing. @throws as above
+FusedNetwork fuse_alexnet_convolutions(WeightsFile weights, ModelCard card, const Path& path);
+
 }  // namespace quadrat::score
