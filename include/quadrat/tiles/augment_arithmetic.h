@@ -74,10 +74,11 @@ QUADRAT_HOST_DEVICE inline float blend(float low, float high, float weight_of_hi
 }
 
 struct Rgb {
-  float r, g, b;  ///< 0 to 255, and beyond by what brightness adds
+  float r, g, b;
 };
 
-/// A pixel of the crop. @param upper,lower the rows of `row.low` and `row.high`
+/// A pixel of the crop, 0 to 255 and beyond by what brightness adds. @param upper,lower the rows of
+/// `row.low` and `row.high`
 QUADRAT_HOST_DEVICE inline Rgb cropped(const std::uint8_t* upper, const std::uint8_t* lower,
                                        const Tap& row, const Tap& column, float brightness) {
   const std::uint8_t* a = upper + 3 * static_cast<std::size_t>(column.low);
