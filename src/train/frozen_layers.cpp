@@ -31,7 +31,12 @@ void cut_after_convolutions(score::FusedNetwork& network) {
 
 FrozenLayers::FrozenLayers(const Session& session)
     : session_(session), batch_(score::Plan::kTilesAtOnce) {
-  if (session.device.is_cuda()) return;
+  if (session.device.is_cuda()) {
+    batch_ = kRowsOnDevice;
+    // They are evaluated, also before the first epoch has said so.
+    session.network->eval();
+    return;
+  }
   auto network = score::fuse_network(to_weights_file(*session.network, session.card), session.card,
                                      session.options.pretrained_weights);
   if (session.card.retraining == Retraining::kFullyConnected) {

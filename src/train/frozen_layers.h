@@ -15,6 +15,9 @@ namespace quadrat {
 /// own.
 class FrozenLayers {
  public:
+  /// Rows that a GPU computes at once where no gradients are wanted: enough to keep it busy.
+  static constexpr std::int64_t kRowsOnDevice = 256;
+
   explicit FrozenLayers(const Session& session);
 
   /// Values a tile: 512, 4096 or 9216.
