@@ -53,9 +53,20 @@ Session::Session(const FinetuneOptions& given, const mpi::Communicator& all)
   at::set_num_threads(threads);
   // AlexNet's gradients are 228 MB a step: faulted in anew they would cost a third of it.
   score::keep_freed_memory();
+  set_up_gpu();
   make_network();
   all_reduce = device.is_cuda() ? comm::make_nccl_all_reduce(ranks, device.index())
                                 : comm::make_host_all_reduce(ranks);
+}
+
+void Session::set_up_gpu() const {
+  if (!device.is_cuda()) return;
+  auto& context = at::globalContext();
+  // A training's shapes are few and come again and again: cuDNN tries its algorithms once.
+  context.setBenchmarkCuDNN(true);
+  // Asked for fp32, nobody expects products of 10 bits.
+  context.setAllowTF32CuDNN(false);
+  context.setAllowTF32CuBLAS(false);
 }
 
 void Session::make_network() {
@@ -87,21 +98,26 @@ void Session::make_network() {
   }
   network->to(device);
   network->set_retraining(card.retraining);
-  network->set_batch_norm(parse_batch_norm(options.batch_norm),
-                          [this](torch::Tensor& sums) { all_reduce->start(sums)->wait(); });
+  network->set_batch_norm(parse_batch_norm(options.batch_norm), [this](torch::Tensor& sums) {
+    all_reduce->start(sums)->wait();
+    all_reduce->settle();  // the caller reads them
+  });
 }
 
 torch::Tensor Session::labels_of(const Catalog& catalog,
                                  const std::vector<std::uint32_t>& tiles) const {
-  auto labels = torch::empty({std::ssize(tiles)}, torch::kLong);
+  // Pinned, so that the host does not wait for the copy.
+  auto labels = torch::empty({std::ssize(tiles)},
+                             torch::TensorOptions(torch::kLong).pinned_memory(device.is_cuda()));
   auto* label = labels.data_ptr<std::int64_t>();
   for (const auto tile : tiles) *label++ = catalog.tiles[tile].label;
-  return labels.to(device);
+  return labels.to(device, /*non_blocking=*/true);
 }
 
 Autocast::Autocast(const Session& session)
     : enabled_(session.bf16), device_(session.device.type()) {
   if (!enabled_) return;
+  was_enabled_ = at::autocast::is_autocast_enabled(device_);
   at::autocast::set_autocast_enabled(device_, true);
   at::autocast::set_autocast_dtype(device_, torch::kBFloat16);
   at::autocast::increment_nesting();
@@ -111,7 +127,7 @@ Autocast::~Autocast() {
   if (!enabled_) return;
   // The cache holds bf16 copies of weights that the next step changes.
   if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-  at::autocast::set_autocast_enabled(device_, false);
+  at::autocast::set_autocast_enabled(device_, was_enabled_);
 }
 
 }  // namespace quadrat

@@ -43,6 +43,7 @@ struct Session {
   torch::Tensor labels_of(const Catalog& catalog, const std::vector<std::uint32_t>& tiles) const;
 
  private:
+  void set_up_gpu() const;
   void make_network();
 };
 
@@ -57,6 +58,7 @@ class Autocast {
 
  private:
   bool enabled_;
+  bool was_enabled_ = false;
   torch::DeviceType device_;
 };
 
