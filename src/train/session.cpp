@@ -7,26 +7,12 @@
 #include <thread>
 
 #include "quadrat/base/cpu.h"
-#include "quadrat/base/error.h"
+#include "quadrat/score/device.h"
 #include "quadrat/score/plan.h"
 
 namespace quadrat {
 
 namespace {
-
-torch::Device choose_device(const FinetuneOptions& options, const mpi::Communicator& ranks) {
-  const bool gpu_usable = comm::has_nccl() && torch::cuda::is_available();
-  if (options.device == "cpu" || (options.device == "auto" && !gpu_usable)) return torch::kCPU;
-  if (!gpu_usable) {
-    throw DeviceError(
-        "use a GPU", "",
-        comm::has_nccl() ? "this machine has none that CUDA can use" : "this build has no CUDA",
-        "give --device cpu");
-  }
-  const mpi::Communicator host = ranks.split_by_host();
-  const auto gpus = static_cast<int>(torch::cuda::device_count());
-  return {torch::kCUDA, static_cast<c10::DeviceIndex>(host.rank() % gpus)};
-}
 
 bool choose_bf16(const FinetuneOptions& options, torch::Device device) {
   if (options.precision != "auto") return options.precision == "bf16";
@@ -45,7 +31,7 @@ Session::Session(const FinetuneOptions& given, const mpi::Communicator& all)
     : options(given),
       ranks(all),
       seed(static_cast<std::uint64_t>(options.seed)),
-      device(choose_device(options, ranks)),
+      device(choose_device(options.device, ranks)),
       bf16(choose_bf16(options, device)),
       threads(choose_threads(options, ranks)),
       sets(list_training_sets(options.train, options.validation, options.sample_frac, seed, ranks)),
