@@ -12,6 +12,10 @@ fi
 finetune=("$QUADRAT_BIN/quadrat-finetune" --train "$scratch/none" --validation "$scratch/none" -p resnet18
   -r all -o refused --runs "$scratch/runs")
 exits 0 "$QUADRAT_BIN/quadrat-finetune" --version
+exits 0 "$QUADRAT_BIN/quadrat-score" --version
+exits 2 "$QUADRAT_BIN/quadrat-score" --tiles "$scratch/none" -o none --runs "$scratch/runs" --device cuda
+holds "$(wc -l <"$scratch/err")" = 1
+says err 'use a GPU'
 exits 2 "${finetune[@]}" --device cuda
 holds "$(wc -l <"$scratch/err")" = 1
 says err 'use a GPU'
