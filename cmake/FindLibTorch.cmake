@@ -85,4 +85,7 @@ if(LibTorch_CUDA_FOUND AND NOT TARGET LibTorch::CUDA)
   target_include_directories(LibTorch::CUDA SYSTEM INTERFACE "${NCCL_INCLUDE_DIR}")
   target_link_libraries(LibTorch::CUDA INTERFACE
     LibTorch::LibTorch LibTorch::C10_CUDA CUDA::cudart "${NCCL_LIBRARY}")
+  # GPUs are known to LibTorch once this library is loaded; a linker that drops what no symbol asks for must not drop it.
+  target_link_options(LibTorch::CUDA INTERFACE
+    "LINKER:--push-state,--no-as-needed" "${LibTorch_CUDA_LIBRARY}" "LINKER:--pop-state")
 endif()

@@ -21,7 +21,10 @@ if(CCACHE)
 endif()
 
 add_library(quadrat_warnings INTERFACE)
+# nvcc's own code would be full of -Wpedantic's line markers.
 target_compile_options(quadrat_warnings INTERFACE
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wshadow>
+  $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${QUADRAT_WERROR}>>:-Werror=all-warnings>
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${QUADRAT_WERROR}>>:-Werror>)
 # ccache reads what the preprocessor left: this leaves the precompiled header's name in it.
@@ -101,7 +104,7 @@ function(quadrat_install_package)
   set(destination ${CMAKE_INSTALL_LIBDIR}/cmake/quadrat)
   install(EXPORT quadratTargets NAMESPACE quadrat:: DESTINATION ${destination})
   set(QUADRAT_PACKAGE_CUDA OFF)
-  if(TARGET LibTorch::CUDA)
+  if(QUADRAT_HAS_CUDA)
     set(QUADRAT_PACKAGE_CUDA ON)
   endif()
   configure_package_config_file(cmake/quadratConfig.cmake.in quadratConfig.cmake INSTALL_DESTINATION ${destination})

@@ -70,6 +70,26 @@ function(quadrat_add_mpi_test name)
   endforeach()
 endfunction()
 
+# Whether this machine has a GPU that tests can use.
+set(QUADRAT_HAS_GPU FALSE)
+if(QUADRAT_HAS_CUDA AND EXISTS /dev/nvidiactl)
+  set(QUADRAT_HAS_GPU TRUE)
+endif()
+
+# quadrat_add_gpu_test(NAME SOURCES file... LINK target...): with LibTorch and MPI, on one rank. Built everywhere, and
+# everywhere it must start; run where there is a GPU.
+function(quadrat_add_gpu_test name)
+  cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
+  _quadrat_test_executable(${name} SOURCES ${arg_SOURCES} "${PROJECT_SOURCE_DIR}/tests/mpi_main.cpp"
+    LINK ${arg_LINK} quadrat::mpi TORCH)
+  add_test(NAME ${name}.starts COMMAND ${name} --gtest_list_tests)
+  set_tests_properties(${name}.starts PROPERTIES LABELS unit TIMEOUT 120 ENVIRONMENT "${quadrat_program_environment}")
+  if(QUADRAT_HAS_GPU)
+    add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} -n 1 $<TARGET_FILE:${name}>)
+    set_tests_properties(${name} PROPERTIES LABELS gpu TIMEOUT 600 ENVIRONMENT "${quadrat_program_environment}")
+  endif()
+endfunction()
+
 # quadrat_add_script_test(NAME SCRIPT file [LABEL cli] [TIMEOUT seconds]): a .py run by QUADRAT_PYTHON, a .sh by bash.
 # Programs are found in $QUADRAT_BIN. Not registered for Python where QUADRAT_PYTHON is not set; tools/test sets it.
 function(quadrat_add_script_test name)

@@ -40,6 +40,8 @@ void add_options(quadrat::cli::Parser& parser, quadrat::score::ScoreOptions& opt
   parser.add_choice("precision", options.precision, {"auto", "fp32", "bf16", "int8"},
                     "numbers to compute in; auto: the quickest within 0.3 points of fp32's error "
                     "on the model's validation tiles");
+  parser.add_choice("device", options.device, {"auto", "cpu", "cuda"},
+                    "auto: GPUs where every rank has one; bf16 or fp32 there");
   parser.add("cascade", options.cascade,
              "resnet18: look at the middle of each tile first and compute only those whole that it "
              "is not sure of");

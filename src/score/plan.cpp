@@ -8,11 +8,13 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <optional>
 
 #include "kernels.h"
 #include "onednn_ops.h"
 #include "quadrat/base/cpu.h"
 #include "quadrat/base/error.h"
+#include "quadrat/score/device_network.h"
 #include "winograd.h"
 
 namespace quadrat::score {
@@ -104,9 +106,10 @@ struct Plan::Impl {
   ModelCard card;
   Precision precision = Precision::kFp32;
   std::int64_t batch = 0;
-  std::vector<Step> trunk;  // up to the flattening: runs on kTilesAtOnce tiles
-  std::vector<Step> dense;  // the rest but the head: runs on the whole batch
-  Step head;                // always float32: its cost is nothing, and the probabilities are its
+  std::optional<DeviceNetwork> on_device;  // then all that follows is empty
+  std::vector<Step> trunk;                 // up to the flattening: runs on kTilesAtOnce tiles
+  std::vector<Step> dense;                 // the rest but the head: runs on the whole batch
+  Step head;  // always float32: its cost is nothing, and the probabilities are its
   std::shared_ptr<const Forest> forest;  // where the head is one
   std::vector<at::Tensor> slots;
   at::Tensor input;     // [kTilesAtOnce, 3, side, side] channels-last
@@ -364,9 +367,12 @@ std::int64_t Plan::suitable_batch(Architecture architecture) {
 }
 
 Plan::Plan(FusedNetwork network, Precision precision, std::int64_t batch,
-           const Calibration* calibration)
+           const Calibration* calibration, torch::Device device)
     : impl_(std::make_unique<Impl>()) {
-  if (!is_supported(precision)) {
+  if (device.is_cuda() && precision == Precision::kInt8)
+    throw UsageError(
+        "--precision is int8, which is for CPUs; give --precision bf16 or --device cpu");
+  if (device.is_cpu() && !is_supported(precision)) {
     throw UsageError(
         fmt::format("--precision is {}, but this CPU cannot compute in it; give --precision auto",
                     to_string(precision)));
@@ -378,7 +384,11 @@ Plan::Plan(FusedNetwork network, Precision precision, std::int64_t batch,
   impl_->precision = precision;
   impl_->batch =
       (std::max<std::int64_t>(batch, 1) + kTilesAtOnce - 1) / kTilesAtOnce * kTilesAtOnce;
-  impl_->compile(std::move(network), calibration);
+  if (device.is_cuda()) {
+    impl_->on_device.emplace(std::move(network), device, activation_type(precision));
+  } else {
+    impl_->compile(std::move(network), calibration);
+  }
 }
 
 Plan::~Plan() = default;
@@ -429,6 +439,10 @@ Plan::Result Plan::infer(std::span<const std::uint8_t> tiles) {
   const torch::InferenceMode guard;
   const std::int64_t count = static_cast<std::int64_t>(tiles.size()) / bytes_per_tile();
   assert(count * bytes_per_tile() == static_cast<std::int64_t>(tiles.size()));
+  if (impl_->on_device) {
+    const Result result = impl_->on_device->infer(tiles);
+    return {result.features.cpu(), result.logits.cpu()};
+  }
   return impl_->infer(count, [&](std::int64_t first, std::int64_t here) {
     impl_->load(tiles.data() + first * bytes_per_tile(), here);
   });
@@ -436,7 +450,7 @@ Plan::Result Plan::infer(std::span<const std::uint8_t> tiles) {
 
 Plan::Result Plan::infer(const torch::Tensor& tiles) {
   const torch::InferenceMode guard;
-  assert(impl_->precision != Precision::kInt8);
+  assert(impl_->precision != Precision::kInt8 && !impl_->on_device);
   return impl_->infer(tiles.size(0), [&](std::int64_t first, std::int64_t here) {
     impl_->input.narrow(0, 0, here).copy_(tiles.narrow(0, first, here));
   });

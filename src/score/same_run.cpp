@@ -41,9 +41,10 @@ std::uint64_t fingerprint_of(const ScoreOptions& options, const Start& start) {
   const Bytes ranges =
       engine.precision == Precision::kInt8 ? serialize(engine.calibration) : Bytes();
   const std::string identity = fmt::format(
-      "{} {} {} {} {} {} {} {} {} {}", hex(start.model_crc32), hex(start.catalog_crc32),
+      "{} {} {} {} {} {} {} {} {} {}{}", hex(start.model_crc32), hex(start.catalog_crc32),
       to_string(engine.precision), start.batch, start.units.count(), options.test_time_augmentation,
-      !options.features.empty(), hex(checksum(ranges)), engine.look.side_px, engine.look.threshold);
+      !options.features.empty(), hex(checksum(ranges)), engine.look.side_px, engine.look.threshold,
+      start.device == "cpu" ? "" : " " + start.device);
   return std::uint64_t{checksum(std::as_bytes(std::span(identity)))} << 32 | start.catalog_crc32;
 }
 
@@ -54,8 +55,8 @@ Settings environment_of(const ScoreOptions& options, const Start& start,
     names.emplace(reinterpret_cast<const char*>(host.data()), host.size());
   return {{"ranks", fmt::format("{}", hosts.size())},
           {"hosts", fmt::format("{}", fmt::join(names.begin(), names.end(), " "))},
-          {"device", "cpu"},
-          {"threads_per_rank", "1"},
+          {"device", start.device},
+          {"threads_per_rank", fmt::format("{}", start.decoding_threads)},
           {"precision", to_string(start.engine.precision)},
           {"precision_reason", start.engine.precision_reason},
           {"calibrated_on", start.engine.calibrated_on},
@@ -88,6 +89,10 @@ void require_same_run(const ScoreRecord& earlier, const ScoreOptions& options, c
         "{}, {})",
         options.tiles.native(), options.sample_frac, options.seed, setting(earlier.config, "tiles"),
         setting(earlier.config, "sample_frac"), setting(earlier.config, "seed")));
+  }
+  if (setting(earlier.environment, "device") != start.device) {
+    refuse(fmt::format("they were computed on {} and --device gives {}",
+                       setting(earlier.environment, "device"), start.device));
   }
   if (setting(earlier.environment, "precision") != to_string(precision)) {
     refuse(fmt::format("--precision was {} and is {}", setting(earlier.environment, "precision"),

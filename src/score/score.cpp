@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <span>
 #include <string_view>
+#include <thread>
 
 #include "engine.h"
 #include "merge.h"
@@ -19,6 +20,7 @@
 #include "quadrat/image/png.h"
 #include "quadrat/model/weights.h"
 #include "quadrat/record/score_record.h"
+#include "quadrat/score/device.h"
 #include "quadrat/score/journal.h"
 #include "quadrat/score/plan.h"
 #include "quadrat/score/units.h"
@@ -35,6 +37,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+/// Tiles that keep a GPU busy.
+constexpr std::int64_t kBatchOnGpu = 256;
 constexpr std::uint64_t kMostModelBytes = std::uint64_t{1} << 34;
 
 double seconds_since(Clock::time_point start) {
@@ -71,6 +75,8 @@ class Job {
   Start start_;
   ModelCard card_;      // rank 0
   ScoreRecord record_;  // rank 0
+  torch::Device device_ = torch::kCPU;
+  int decoding_threads_ = 1;
   CpuAbilities cpu_;
   EngineWish wish_;           // rank 0
   bool is_complete_ = false;  // rank 0: an earlier run did it all
@@ -153,14 +159,18 @@ void Job::prepare() {
         options_.output_model_name, to_string(card_.architecture)));
   }
 
+  if (options_.cascade && device_.is_cuda())
+    throw UsageError("--cascade is for CPUs; leave it out, or give --device cpu");
+
   start_.catalog = list_tiles(options_.tiles);
   sample_tiles(start_.catalog, options_.sample_frac, static_cast<std::uint64_t>(options_.seed));
   start_.catalog_crc32 = checksum_of(start_.catalog);
   check_tile_size();
 
   constexpr std::int64_t kAtOnce = Plan::kTilesAtOnce;
-  const std::int64_t batch =
-      options_.batch_size > 0 ? options_.batch_size : Plan::suitable_batch(card_.architecture);
+  const std::int64_t suitable =
+      device_.is_cuda() ? kBatchOnGpu : Plan::suitable_batch(card_.architecture);
+  const std::int64_t batch = options_.batch_size > 0 ? options_.batch_size : suitable;
   start_.batch = (batch + kAtOnce - 1) / kAtOnce * kAtOnce;
   start_.units = Units(start_.catalog.tiles.size(), static_cast<std::size_t>(start_.batch));
 
@@ -176,7 +186,7 @@ void Job::prepare() {
     wish_.precision = parse_precision(setting(record_.environment, "precision"));
     wish_.precision_reason = setting(record_.environment, "precision_reason");
   }
-  if (wish_.precision) cpu_.require(*wish_.precision);
+  if (wish_.precision && device_.is_cpu()) cpu_.require(*wish_.precision);
   if (has_record) {
     require_same_run(record_, options_, start_, *wish_.precision);
     if (record_.status == RunStatus::kComplete && options_.resume == "auto") {
@@ -230,7 +240,7 @@ void Job::work(Plan& plan, Plan* look) {
   TileFeed feed(start_.catalog,
                 static_cast<std::size_t>(std::max<std::int64_t>(64, 2 * start_.batch)));
   UnitScorer scorer(plan, feed, {options_.test_time_augmentation, !options_.features.empty()},
-                    {look, start_.engine.look.threshold});
+                    {look, start_.engine.look.threshold}, decoding_threads_);
   Progress progress("scoring", "tiles", start_.catalog.tiles.size(), ranks_.is_root());
   std::size_t mine = 0;  // tiles of the unit in hand
 
@@ -340,6 +350,13 @@ void Job::finish(bool is_interrupted) {
 
 ScoreSummary Job::run() {
   summary_.folder = folder_;
+  device_ = choose_device(options_.device, ranks_);
+  if (device_.is_cuda()) {
+    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    decoding_threads_ = std::max(1, cores / ranks_.split_by_host().size());
+    start_.device = "cuda";
+    start_.decoding_threads = decoding_threads_;
+  }
   cpu_ = CpuAbilities::of(ranks_);
   mpi::together(ranks_, [&] {
     if (ranks_.is_root()) prepare();
@@ -349,7 +366,15 @@ ScoreSummary Job::run() {
     return summary_;
   }
   const ModelFile model{model_path_, start_.model_crc32, card_, [&] { return fetch_weights(); }};
-  start_.engine = choose_engine(wish_, model, start_.catalog, cpu_, ranks_);
+  if (device_.is_cuda()) {
+    start_.engine.precision = wish_.precision.value_or(Precision::kBf16);
+    start_.engine.precision_reason =
+        wish_.precision
+            ? wish_.precision_reason
+            : "auto: GPUs compute bf16 in their tensor cores; costs in error unmeasured";
+  } else {
+    start_.engine = choose_engine(wish_, model, start_.catalog, cpu_, ranks_);
+  }
   mpi::together(ranks_, [&] {
     if (ranks_.is_root()) find_what_is_done();
   });
@@ -359,7 +384,7 @@ ScoreSummary Job::run() {
 
   const auto compiled = [&](std::uint32_t side_px) {
     return compile(model, start_.engine.precision, start_.batch, side_px, start_.engine.calibration,
-                   ranks_);
+                   ranks_, device_);
   };
   std::optional<Plan> plan = compiled(0);
   std::optional<Plan> look;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "engine.h"
@@ -15,6 +16,8 @@ namespace quadrat::score {
 struct Start {
   Catalog catalog;
   Engine engine;
+  std::string device = "cpu";  ///< or cuda; on rank 0
+  int decoding_threads = 1;    ///< a rank; on rank 0
   std::int64_t batch = 0;
   Units units;
   std::vector<std::uint64_t> todo;  ///< units

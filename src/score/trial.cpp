@@ -107,7 +107,7 @@ constexpr std::array<std::uint32_t, 3> kLookSides_px{96, 128, 160};
 }  // namespace
 
 Plan compile(const ModelFile& model, Precision precision, std::int64_t batch, std::uint32_t side_px,
-             const Calibration& calibration, const mpi::Communicator& ranks) {
+             const Calibration& calibration, const mpi::Communicator& ranks, torch::Device device) {
   std::optional<Plan> plan;
   WeightsFile weights = model.fetch();
   mpi::together(ranks, [&] {
@@ -115,7 +115,7 @@ Plan compile(const ModelFile& model, Precision precision, std::int64_t batch, st
     if (side_px > 0) card.tile_px = side_px;
     if (batch == 0) batch = Plan::suitable_batch(card.architecture);
     plan.emplace(fuse_network(std::move(weights), std::move(card), model.path), precision, batch,
-                 &calibration);
+                 &calibration, device);
   });
   return std::move(*plan);
 }

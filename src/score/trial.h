@@ -27,7 +27,8 @@ struct ModelFile {
 /// @param side_px of the tiles it takes; 0: the model's
 /// @param calibration for int8
 Plan compile(const ModelFile& model, Precision precision, std::int64_t batch, std::uint32_t side_px,
-             const Calibration& calibration, const mpi::Communicator& ranks);
+             const Calibration& calibration, const mpi::Communicator& ranks,
+             torch::Device device = torch::kCPU);
 
 /// What a cascade costs in error and brings in speed, beside the same network in the same precision
 /// on whole tiles.

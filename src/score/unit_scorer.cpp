@@ -1,9 +1,11 @@
 #include "unit_scorer.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <exception>
 #include <span>
+#include <thread>
 #include <tuple>
 #include <utility>
 
@@ -34,11 +36,12 @@ void show(unsigned view, std::size_t side, const std::uint8_t* from, std::uint8_
 
 }  // namespace
 
-UnitScorer::UnitScorer(Plan& plan, TileFeed& feed, Extras extras, FirstLook look)
+UnitScorer::UnitScorer(Plan& plan, TileFeed& feed, Extras extras, FirstLook look, int threads)
     : plan_(plan),
       feed_(feed),
       extras_(extras),
       look_(look),
+      threads_(static_cast<std::size_t>(threads)),
       pixels_(static_cast<std::size_t>(plan.batch() * plan.bytes_per_tile())),
       middles_(look.plan != nullptr
                    ? static_cast<std::size_t>(look.plan->batch() * look.plan->bytes_per_tile())
@@ -115,6 +118,32 @@ std::string UnitScorer::decode(const TileFeed::Item& item, std::uint32_t side_px
   return {};
 }
 
+std::vector<std::string> UnitScorer::decode_next(std::size_t tiles) {
+  const std::uint32_t side_px = plan_.card().tile_px;
+  const auto bytes = static_cast<std::size_t>(plan_.bytes_per_tile());
+  const auto pixels_of = [&](std::size_t i) {
+    return std::span(pixels_).subspan(i * bytes, bytes);
+  };
+  std::vector<std::string> reasons(tiles);
+  if (threads_ == 1) {
+    for (std::size_t i = 0; i < tiles; ++i)
+      reasons[i] = decode(feed_.next(), side_px, pixels_of(i));
+    return reasons;
+  }
+  std::vector<TileFeed::Item> items;
+  for (std::size_t i = 0; i < tiles; ++i) items.push_back(feed_.next());
+  std::atomic<std::size_t> next = 0;
+  const auto work = [&] {
+    for (std::size_t i = next++; i < tiles; i = next++)
+      reasons[i] = decode(items[i], side_px, pixels_of(i));
+  };
+  std::vector<std::thread> others;
+  for (std::size_t i = 1; i < std::min(threads_, tiles); ++i) others.emplace_back(work);
+  work();
+  for (std::thread& thread : others) thread.join();
+  return reasons;
+}
+
 std::optional<UnitResult> UnitScorer::score(std::uint64_t unit, std::size_t tiles,
                                             const std::function<bool(std::size_t)>& between) {
   using Clock = std::chrono::steady_clock;
@@ -128,9 +157,10 @@ std::optional<UnitResult> UnitScorer::score(std::uint64_t unit, std::size_t tile
   for (std::size_t first = 0; first < tiles; first += batch) {
     const std::size_t here = std::min(batch, tiles - first);
     std::vector<std::size_t> rejected;
+    std::vector<std::string> reasons = decode_next(here);
     for (std::size_t i = 0; i < here; ++i) {
       const std::span<std::uint8_t> pixels(pixels_.data() + i * bytes, bytes);
-      std::string reason = decode(feed_.next(), plan_.card().tile_px, pixels);
+      std::string& reason = reasons[i];
       if (reason.empty()) continue;
       // It keeps its place, so that the other tiles' company is the same whatever happens to this
       // one.

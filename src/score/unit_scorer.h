@@ -29,7 +29,8 @@ struct FirstLook {
 /// Turns tiles into probabilities, batch by batch: decode, compute, softmax.
 class UnitScorer {
  public:
-  UnitScorer(Plan& plan, TileFeed& feed, Extras extras = {}, FirstLook look = {});
+  /// @param threads that decode
+  UnitScorer(Plan& plan, TileFeed& feed, Extras extras = {}, FirstLook look = {}, int threads = 1);
 
   /// Scores the next `tiles` tiles that the feed was told of.
   /// @param between called after every batch with the tiles it had; false stops
@@ -42,6 +43,8 @@ class UnitScorer {
   static std::string decode(const TileFeed::Item& item, std::uint32_t side_px,
                             std::span<std::uint8_t> pixels);
 
+  /// The next tiles of the feed into `pixels_`. @return of each, what decode() returned
+  std::vector<std::string> decode_next(std::size_t tiles);
   std::vector<float> infer(std::span<const std::uint8_t> tiles, std::vector<float>& features);
   void look_at(std::size_t first, std::size_t here, const std::vector<std::size_t>& rejected,
                UnitResult& result);
@@ -51,6 +54,7 @@ class UnitScorer {
   TileFeed& feed_;
   Extras extras_;
   FirstLook look_;
+  std::size_t threads_;
   std::vector<std::uint8_t> pixels_;          // [batch, side, side, 3]
   std::vector<std::uint8_t> middles_;         // [batch, look's side, look's side, 3]
   std::vector<std::uint8_t> waiting_pixels_;  // [batch, side, side, 3], tiles to be computed whole

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cmath>
 #include <cstddef>
 
 #include "quadrat/base/error.h"
@@ -13,11 +11,8 @@
 namespace quadrat {
 
 namespace {
-// The sample's own: crop_ratio 0.85, brightness, contrast and saturation radius 0.2.
-constexpr double kCropSide = 0.85;
+// The sample's own radius of brightness, contrast and saturation.
 constexpr double kJitter = 0.2;
-// Rec. 601 luma, what saturation is measured against.
-constexpr std::array<float, 3> kLuma{0.299F, 0.587F, 0.114F};
 }  // namespace
 
 Augment parse_augment(std::string_view name) {
@@ -50,7 +45,7 @@ TileTransform::TileTransform(std::uint32_t side_px, std::array<float, 3> mean,
       lookup_(std::size_t{256} * 3) {
   for (std::size_t value = 0; value < 256; ++value) {
     for (std::size_t c = 0; c < 3; ++c) {
-      lookup_[value * 3 + c] = (static_cast<float>(value) / 255.0F - mean[c]) / std[c];
+      lookup_[value * 3 + c] = augment::normalised(static_cast<float>(value), mean[c], std[c]);
     }
   }
 }
@@ -65,37 +60,49 @@ void TileTransform::plain(const std::uint8_t* rgb, float* out) const {
   }
 }
 
+AugmentDraw TileTransform::draw(std::uint64_t epoch, std::uint64_t sample) const {
+  AugmentDraw draw;
+  if (augment_ == Augment::kNone) return draw;
+  KeyedRandom random({seed_, kStreamAugment, epoch, sample});
+  if (augment_ == Augment::kDihedral) {
+    draw.symmetry = static_cast<std::uint32_t>(random.below(8));
+    return draw;
+  }
+  const auto side = static_cast<float>(side_);
+  const float crop = side * static_cast<float>(augment::kCropSide);
+  draw.crops = true;
+  draw.left_px = static_cast<float>(random.uniform(0, side - crop));
+  draw.top_px = static_cast<float>(random.uniform(0, side - crop));
+  // The crop transform of the sample's reader mirrors as well.
+  draw.mirrors = random.below(2) == 1;
+  draw.brightness = static_cast<float>(random.uniform(1 - kJitter, 1 + kJitter));
+  draw.contrast = static_cast<float>(random.uniform(1 - kJitter, 1 + kJitter));
+  draw.saturation = static_cast<float>(random.uniform(1 - kJitter, 1 + kJitter));
+  return draw;
+}
+
 void TileTransform::train(const std::uint8_t* rgb, std::uint64_t epoch, std::uint64_t sample,
                           float* out) const {
-  switch (augment_) {
-    case Augment::kNone:
-      plain(rgb, out);
-      return;
-    case Augment::kDihedral: {
-      KeyedRandom random({seed_, kStreamAugment, epoch, sample});
-      dihedral(rgb, static_cast<unsigned>(random.below(8)), out);
-      return;
-    }
-    case Augment::kSample:
-      crop_and_jitter(rgb, epoch, sample, out);
-      return;
+  apply(draw(epoch, sample), rgb, out);
+}
+
+void TileTransform::apply(const AugmentDraw& draw, const std::uint8_t* rgb, float* out) const {
+  if (draw.crops) {
+    crop_and_jitter(draw, rgb, out);
+  } else if (draw.symmetry != 0) {
+    dihedral(draw.symmetry, rgb, out);
+  } else {
+    plain(rgb, out);
   }
 }
 
-void TileTransform::dihedral(const std::uint8_t* rgb, unsigned which, float* out) const {
-  // Bit 0 mirrors columns, bit 1 mirrors rows, bit 2 transposes: together all 8 symmetries of the
-  // square.
-  if (which == 0) return plain(rgb, out);
+void TileTransform::dihedral(std::uint32_t symmetry, const std::uint8_t* rgb, float* out) const {
   const auto side = static_cast<std::ptrdiff_t>(side_);
-  std::ptrdiff_t column_step = (which & 1U) != 0 ? -1 : 1;
-  std::ptrdiff_t row_step = (which & 2U) != 0 ? -side : side;
-  std::ptrdiff_t start =
-      ((which & 1U) != 0 ? side - 1 : 0) + ((which & 2U) != 0 ? (side - 1) * side : 0);
-  if ((which & 4U) != 0) std::swap(column_step, row_step);
+  const augment::Walk walk = augment::walk_of(symmetry, side);
   const float* lookup = lookup_.data();
   for (std::ptrdiff_t y = 0; y < side; ++y) {
-    const std::uint8_t* pixel = rgb + 3 * (start + y * row_step);
-    for (std::ptrdiff_t x = 0; x < side; ++x, pixel += 3 * column_step, out += 3) {
+    const std::uint8_t* pixel = rgb + 3 * (walk.start + y * walk.row_step);
+    for (std::ptrdiff_t x = 0; x < side; ++x, pixel += 3 * walk.column_step, out += 3) {
       out[0] = lookup[pixel[0] * 3];
       out[1] = lookup[pixel[1] * 3 + 1];
       out[2] = lookup[pixel[2] * 3 + 2];
@@ -103,56 +110,29 @@ void TileTransform::dihedral(const std::uint8_t* rgb, unsigned which, float* out
   }
 }
 
-void TileTransform::crop_and_jitter(const std::uint8_t* rgb, std::uint64_t epoch,
-                                    std::uint64_t sample, float* out) const {
-  KeyedRandom random({seed_, kStreamAugment, epoch, sample});
-  const auto side = static_cast<float>(side_);
-  const float crop = side * static_cast<float>(kCropSide);
-  const auto left = static_cast<float>(random.uniform(0, side - crop));
-  const auto top = static_cast<float>(random.uniform(0, side - crop));
-  const bool mirror =
-      random.below(2) == 1;  // the crop transform of the sample's reader mirrors as well
-  const auto brightness = static_cast<float>(random.uniform(1 - kJitter, 1 + kJitter));
-  const auto contrast = static_cast<float>(random.uniform(1 - kJitter, 1 + kJitter));
-  const auto saturation = static_cast<float>(random.uniform(1 - kJitter, 1 + kJitter));
-
-  // Bilinear with pixel centres at halves. The columns are the same in every row.
-  struct Tap {
-    std::uint32_t low, high;
-    float weight;  // of high
-  };
-  const float scale = crop / side;
-  const auto tap = [&](float origin, std::uint32_t i) {
-    const float at =
-        std::clamp(origin + (static_cast<float>(i) + 0.5F) * scale - 0.5F, 0.0F, side - 1);
-    const auto low = static_cast<std::uint32_t>(at);
-    return Tap{low, std::min(low + 1, side_ - 1), at - static_cast<float>(low)};
-  };
-  thread_local std::vector<Tap> columns;
+void TileTransform::crop_and_jitter(const AugmentDraw& draw, const std::uint8_t* rgb,
+                                    float* out) const {
+  const float scale = augment::crop_scale(static_cast<float>(side_));
+  // The columns are the same in every row.
+  thread_local std::vector<augment::Tap> columns;
   columns.resize(side_);
-  for (std::uint32_t x = 0; x < side_; ++x) columns[mirror ? side_ - 1 - x : x] = tap(left, x);
+  for (std::uint32_t x = 0; x < side_; ++x) {
+    columns[draw.mirrors ? side_ - 1 - x : x] = augment::tap_of(draw.left_px, scale, x, side_);
+  }
 
   double grey_sum = 0;
   float* value = out;
   for (std::uint32_t y = 0; y < side_; ++y) {
-    const Tap row = tap(top, y);
+    const augment::Tap row = augment::tap_of(draw.top_px, scale, y, side_);
     const std::uint8_t* upper = rgb + std::size_t{3} * side_ * row.low;
     const std::uint8_t* lower = rgb + std::size_t{3} * side_ * row.high;
     float row_grey = 0;
     for (std::uint32_t x = 0; x < side_; ++x, value += 3) {
-      const Tap column = columns[x];
-      float grey = 0;
-      for (std::size_t c = 0; c < 3; ++c) {
-        const std::size_t a = std::size_t{3} * column.low + c;
-        const std::size_t b = std::size_t{3} * column.high + c;
-        const float above = static_cast<float>(upper[a]) * (1 - column.weight) +
-                            static_cast<float>(upper[b]) * column.weight;
-        const float below = static_cast<float>(lower[a]) * (1 - column.weight) +
-                            static_cast<float>(lower[b]) * column.weight;
-        value[c] = brightness * (above * (1 - row.weight) + below * row.weight);
-        grey += kLuma[c] * value[c];
-      }
-      row_grey += grey;
+      const augment::Rgb pixel = augment::cropped(upper, lower, row, columns[x], draw.brightness);
+      value[0] = pixel.r;
+      value[1] = pixel.g;
+      value[2] = pixel.b;
+      row_grey += augment::grey_of(pixel);
     }
     grey_sum += row_grey;
   }
@@ -160,11 +140,10 @@ void TileTransform::crop_and_jitter(const std::uint8_t* rgb, std::uint64_t epoch
   const auto mean_grey = static_cast<float>(grey_sum / static_cast<double>(pixels));
   value = out;
   for (std::size_t i = 0; i < pixels; ++i, value += 3) {
-    const float grey = kLuma[0] * value[0] + kLuma[1] * value[1] + kLuma[2] * value[2];
+    const float grey = augment::grey_of({value[0], value[1], value[2]});
     for (std::size_t c = 0; c < 3; ++c) {
-      const float saturated = grey + saturation * (value[c] - grey);
-      const float contrasted = mean_grey + contrast * (saturated - mean_grey);
-      value[c] = (std::clamp(contrasted, 0.0F, 255.0F) / 255.0F - mean_[c]) / std_[c];
+      value[c] = augment::normalised(augment::jittered(value[c], grey, mean_grey, draw), mean_[c],
+                                     std_[c]);
     }
   }
 }

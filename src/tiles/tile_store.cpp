@@ -6,8 +6,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <thread>
 
 #include "quadrat/base/error.h"
 #include "quadrat/image/png.h"
@@ -47,12 +51,12 @@ std::uint8_t* map_scratch(const Path& folder, std::size_t bytes) {
 TileStore::TileStore(const Catalog& catalog, std::vector<std::uint32_t> tiles,
                      std::uint32_t side_px, const StoreLimits& limits)
     : catalog_(catalog),
-      reader_(catalog),
       tiles_(std::move(tiles)),
       side_px_(side_px),
       tile_bytes_(std::size_t{3} * side_px * side_px),
       decoded_(tiles_.size(), false),
       spare_(tile_bytes_) {
+  decoders_.push_back(std::make_unique<Decoder>(catalog));
   in_memory_ = std::min<std::size_t>(tiles_.size(), limits.memory_bytes / tile_bytes_);
   if (in_memory_ > 0) memory_ = map_memory(in_memory_ * tile_bytes_);
   if (in_memory_ < tiles_.size() && !limits.scratch.empty()) {
@@ -72,25 +76,77 @@ std::uint8_t* TileStore::slot(std::size_t position) {
   return position < in_scratch_ ? scratch_ + position * tile_bytes_ : nullptr;
 }
 
-const std::uint8_t* TileStore::pixels(std::uint32_t tile) {
-  const auto position = static_cast<std::size_t>(
-      std::lower_bound(tiles_.begin(), tiles_.end(), tile) - tiles_.begin());
-  std::uint8_t* target = slot(position);
-  if (decoded_[position]) return target;
-  const bool kept = target != nullptr;
-  if (!kept) target = spare_.data();
-  reader_.read(tile, file_);
+std::size_t TileStore::position_of(std::uint32_t tile) const {
+  return static_cast<std::size_t>(std::lower_bound(tiles_.begin(), tiles_.end(), tile) -
+                                  tiles_.begin());
+}
+
+void TileStore::decode(std::uint32_t tile, Decoder& decoder, std::uint8_t* target) const {
+  decoder.reader.read(tile, decoder.file);
   try {
-    decode_png_tile(file_, side_px_, {target, tile_bytes_});
+    decode_png_tile(decoder.file, side_px_, {target, tile_bytes_});
   } catch (const Error& error) {
     throw InputError("use tile", (catalog_.root / catalog_.tiles[tile].name).native(), error.what(),
                      "mend or remove it");
   }
+}
+
+const std::uint8_t* TileStore::pixels(std::uint32_t tile) {
+  const std::size_t position = position_of(tile);
+  std::uint8_t* target = slot(position);
+  if (decoded_[position]) return target;
+  const bool kept = target != nullptr;
+  if (!kept) target = spare_.data();
+  decode(tile, *decoders_.front(), target);
   if (kept) {
     decoded_[position] = true;
     ++decoded_count_;
   }
   return target;
+}
+
+void TileStore::copy(std::span<const std::uint32_t> tiles, std::uint8_t* out, int threads) {
+  std::vector<std::size_t> missing;  // indices into `tiles`
+  for (std::size_t i = 0; i < tiles.size(); ++i) {
+    const std::size_t position = position_of(tiles[i]);
+    if (decoded_[position]) {
+      std::memcpy(out + i * tile_bytes_, slot(position), tile_bytes_);
+    } else {
+      missing.push_back(i);
+    }
+  }
+  const auto workers = std::min(missing.size(), static_cast<std::size_t>(std::max(1, threads)));
+  while (decoders_.size() < workers) decoders_.push_back(std::make_unique<Decoder>(catalog_));
+  std::atomic<std::size_t> next = 0;
+  std::vector<std::exception_ptr> failures(missing.size());
+  const auto work = [&](Decoder& decoder) {
+    for (std::size_t k = next++; k < missing.size(); k = next++) {
+      std::uint8_t* target = out + missing[k] * tile_bytes_;
+      try {
+        decode(tiles[missing[k]], decoder, target);
+      } catch (...) {
+        failures[k] = std::current_exception();
+        next = missing.size();
+        return;
+      }
+      std::uint8_t* kept = slot(position_of(tiles[missing[k]]));
+      if (kept != nullptr) std::memcpy(kept, target, tile_bytes_);
+    }
+  };
+  std::vector<std::thread> others;
+  for (std::size_t i = 1; i < workers; ++i)
+    others.emplace_back([&work, decoder = decoders_[i].get()] { work(*decoder); });
+  if (workers > 0) work(*decoders_.front());
+  for (std::thread& thread : others) thread.join();
+  for (const auto& failure : failures) {
+    if (failure) std::rethrow_exception(failure);
+  }
+  for (const std::size_t i : missing) {
+    const std::size_t position = position_of(tiles[i]);
+    if (slot(position) == nullptr) continue;
+    decoded_[position] = true;
+    ++decoded_count_;
+  }
 }
 
 }  // namespace quadrat

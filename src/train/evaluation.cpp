@@ -12,6 +12,7 @@ namespace {
 /// Rows a forward pass without gradients takes at once. Of convolutions more than a few leave the
 /// cache and get slower; fully connected layers read all their weights for every pass.
 std::int64_t rows_at_once(const Session& session) {
+  if (session.device.is_cuda()) return FrozenLayers::kRowsOnDevice;
   return session.card.retraining == Retraining::kAll ? 16 : 64;
 }
 
@@ -42,19 +43,27 @@ Evaluation evaluate(const Session& session, Inputs& inputs,
   const auto stream = inputs.stream(0, tiles_of, {0, steps});
   // Around all passes: the weights do not change in between, and are rounded to bf16 once.
   const Autocast autocast(session);
-  std::array<double, 2> sums{};  // loss, wrong
-  std::vector<float> mine;
-  mine.reserve(tiles.size() * session.classes());
+  // Where they are made until all is done: a GPU is not waited for in between.
+  auto found = torch::zeros({2}, torch::TensorOptions(torch::kDouble).device(session.device));
+  std::vector<torch::Tensor> rows_of_probabilities;
   for (std::int64_t step = 0; step < steps; ++step) {
     const Batch batch = stream->next();
     const auto logits =
         session.network->trained_part(batch.input.to(session.device)).to(torch::kFloat);
     const auto labels = session.labels_of(session.sets.validation, batch.tiles);
-    sums[0] += at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum).item<double>();
-    sums[1] += logits.argmax(1).ne(labels).sum().item<double>();
-    const auto probabilities = torch::softmax(logits, 1).cpu().contiguous();
+    const auto loss = at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum);
+    const auto wrong = logits.argmax(1).ne(labels).sum();
+    found += torch::stack({loss.to(torch::kDouble), wrong.to(torch::kDouble)});
+    rows_of_probabilities.push_back(torch::softmax(logits, 1));
+  }
+  session.all_reduce->settle();
+  found = found.cpu();
+  std::array<double, 2> sums{found[0].item<double>(), found[1].item<double>()};  // loss, wrong
+  std::vector<float> mine;
+  if (!rows_of_probabilities.empty()) {
+    const auto probabilities = torch::cat(rows_of_probabilities).cpu().contiguous();
     const auto* values = probabilities.const_data_ptr<float>();
-    mine.insert(mine.end(), values, values + probabilities.numel());
+    mine.assign(values, values + probabilities.numel());
   }
   session.ranks.sum(sums);
   const auto all = static_cast<double>(session.sets.validation.tiles.size());

@@ -36,6 +36,12 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+/// LibTorch's errors go on with pages of addresses.
+std::string first_line(const c10::Error& error) {
+  const std::string text = error.what_without_backtrace();
+  return text.substr(0, text.find('\n'));
+}
+
 std::vector<std::int32_t> labels_of(const Catalog& catalog) {
   std::vector<std::int32_t> labels;
   labels.reserve(catalog.tiles.size());
@@ -372,7 +378,15 @@ int finetune(const FinetuneOptions& options, const Settings& config) {
     if (ranks.is_root()) fmt::print("run {} is complete; nothing to do\n", folder.path().native());
     return kExitDone;
   }
-  return Finetuner(options, config, ranks, folder).run();
+  try {
+    return Finetuner(options, config, ranks, folder).run();
+  } catch (const c10::OutOfMemoryError& error) {
+    throw DeviceError("train on the GPU", "", first_line(error),
+                      "give a smaller --batch_size, with --accumulate_batches for the same step");
+  } catch (const c10::AcceleratorError& error) {
+    throw DeviceError("train on the GPU", "", first_line(error),
+                      "see nvidia-smi, then start the same command again");
+  }
 }
 
 }  // namespace quadrat

@@ -17,14 +17,20 @@ constexpr std::int64_t kMapChannels = 256;
 
 FrozenLayers::FrozenLayers(const Session& session)
     : session_(session), batch_(score::Plan::kTilesAtOnce) {
-  if (session.device.is_cuda()) return;
   const bool convolutions_only = session.card.retraining == Retraining::kFullyConnected;
   if (!convolutions_only) batch_ = score::Plan::suitable_batch(session.card.architecture);
   const auto fuse = convolutions_only ? score::fuse_alexnet_convolutions : score::fuse_network;
+  auto network = fuse(to_weights_file(*session.network, session.card), session.card,
+                      session.options.pretrained_weights);
+  if (session.device.is_cuda()) {
+    batch_ = kRowsOnDevice;
+    network_.emplace(std::move(network), session.device,
+                     session.bf16 ? torch::kBFloat16 : torch::kFloat);
+    return;
+  }
   const bool bf16 = session.bf16 && score::is_supported(score::Precision::kBf16);
-  plan_.emplace(fuse(to_weights_file(*session.network, session.card), session.card,
-                     session.options.pretrained_weights),
-                bf16 ? score::Precision::kBf16 : score::Precision::kFp32, batch_);
+  plan_.emplace(std::move(network), bf16 ? score::Precision::kBf16 : score::Precision::kFp32,
+                batch_);
 }
 
 std::int64_t FrozenLayers::width(const ModelCard& card) {
@@ -33,19 +39,22 @@ std::int64_t FrozenLayers::width(const ModelCard& card) {
 }
 
 torch::Tensor FrozenLayers::features(const torch::Tensor& tiles) {
-  if (!plan_) {
-    const Autocast autocast(session_);
-    return session_.network->frozen_part(tiles.to(session_.device));
+  // The plan's order of AlexNet's map is not torch's.
+  const auto in_torchs_order = [&](const torch::Tensor& features) {
+    if (session_.card.retraining != Retraining::kFullyConnected) return features;
+    const std::int64_t rows = features.size(0);
+    return features.view({rows, kMapPositions, kMapChannels}).transpose(1, 2).reshape({rows, -1});
+  };
+  if (network_) {
+    const torch::NoGradGuard no_gradients;
+    // Made in inference mode, it could not be used in a backward pass.
+    return in_torchs_order(network_->infer(tiles).features).clone();
   }
   auto all = torch::empty({tiles.size(0), width(session_.card)}, torch::kFloat);
   for (std::int64_t first = 0; first < tiles.size(0); first += batch_) {
     const std::int64_t here = std::min(batch_, tiles.size(0) - first);
-    auto features = plan_->infer(tiles.narrow(0, first, here)).features;
-    if (session_.card.retraining == Retraining::kFullyConnected) {
-      features =
-          features.view({here, kMapPositions, kMapChannels}).transpose(1, 2).reshape({here, -1});
-    }
-    all.narrow(0, first, here).copy_(features);
+    all.narrow(0, first, here)
+        .copy_(in_torchs_order(plan_->infer(tiles.narrow(0, first, here)).features));
   }
   return all;
 }

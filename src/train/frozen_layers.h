@@ -5,22 +5,27 @@
 #include <cstdint>
 #include <optional>
 
+#include "quadrat/score/device_network.h"
 #include "quadrat/score/plan.h"
 #include "session.h"
 
 namespace quadrat {
 
-/// The layers that are not trained, compiled for this CPU by scoring's plan: fused, prepacked, and
-/// a tile's features a function of the tile alone, whatever its company. On a GPU the network's
-/// own.
+/// The layers that are not trained, compiled by scoring: for this CPU fused, prepacked, and a
+/// tile's features a function of the tile alone, whatever its company; for a GPU with batch norm
+/// folded.
 class FrozenLayers {
  public:
+  /// Rows that a GPU computes at once where no gradients are wanted: enough to keep it busy.
+  static constexpr std::int64_t kRowsOnDevice = 256;
+
   explicit FrozenLayers(const Session& session);
 
   /// Values a tile: 512, 4096 or 9216.
   static std::int64_t width(const ModelCard& card);
 
-  /// @param tiles [n, 3, S, S] float32, channels last @return [n, width] on the session's device
+  /// @param tiles [n, 3, S, S], channels last, float32 on a CPU @return [n, width] on the session's
+  /// device
   torch::Tensor features(const torch::Tensor& tiles);
 
   /// Tiles that are best computed at once.
@@ -29,7 +34,8 @@ class FrozenLayers {
  private:
   const Session& session_;
   std::int64_t batch_;
-  std::optional<score::Plan> plan_;
+  std::optional<score::Plan> plan_;              ///< on a CPU
+  std::optional<score::DeviceNetwork> network_;  ///< on a GPU
 };
 
 }  // namespace quadrat

@@ -18,6 +18,12 @@ torch::ScalarType feature_type(const Session& session) {
   return session.bf16 ? torch::kBFloat16 : torch::kFloat;
 }
 
+/// The most rows that are computed on at once: what activations on a GPU are for.
+std::int64_t rows_at_once(const Session& session) {
+  const auto ranks = static_cast<std::int64_t>(session.ranks.size());
+  return std::max((session.options.batch_size + ranks - 1) / ranks, FrozenLayers::kRowsOnDevice);
+}
+
 bool is_augmented(const Session& session, Inputs::Use use) {
   return use == Inputs::Use::kTraining && session.transform.augment() != Augment::kNone;
 }
@@ -81,26 +87,50 @@ Inputs::Inputs(const Session& session, const Catalog& catalog, std::vector<std::
       frozen_(std::move(frozen)) {
   const std::string_view set = use == Use::kTraining ? "training" : "validation";
   const std::uint64_t wanted = feature_bytes(session, tiles_.size(), use);
-  const bool keeps = views_ > 0 && wanted <= memory_bytes;
+  std::uint64_t on_device = 0;
+  if (session.device.is_cuda()) {
+    device_ = make_cuda_tile_device(session.device);
+    on_device = bytes_for_tiles(device_->free_bytes(), rows_at_once(session));
+  }
+  const std::uint64_t for_features = device_ ? on_device : memory_bytes;
+  const bool keeps = views_ > 0 && wanted <= for_features;
   // Nobody looks at pixels again once the features are kept.
-  store_ =
-      std::make_unique<TileStore>(catalog, tiles_, kTileSide_px,
-                                  StoreLimits{keeps ? 0 : memory_bytes, session.options.scratch});
+  const std::size_t fitting = on_device / session.transform.values_per_tile();
+  open_tiles(catalog, keeps ? 0 : memory_bytes, keeps ? 0 : std::min(tiles_.size(), fitting));
   if (views_ == 0) return;
   if (keeps) {
-    cache_ =
-        std::make_unique<FeatureCache>(tiles_, static_cast<std::int64_t>(views_),
-                                       FrozenLayers::width(session.card), feature_type(session));
+    cache_ = std::make_unique<FeatureCache>(tiles_, static_cast<std::int64_t>(views_),
+                                            FrozenLayers::width(session.card),
+                                            feature_type(session), session.device);
     compute_all(set);
     frozen_.reset();
+    device_tiles_.reset();
     store_.reset();
   } else if (session.ranks.is_root()) {
     log::line(
-        "the features of the {} tiles would take {:.2f} GB a rank and --memory_limit leaves "
-        "{:.2f}: they are "
+        "the features of the {} tiles would take {:.2f} GB a rank and {} leaves {:.2f}: they are "
         "computed anew each epoch",
-        set, static_cast<double>(wanted) / 1e9, static_cast<double>(memory_bytes) / 1e9);
+        set, static_cast<double>(wanted) / 1e9, device_ ? "the GPU" : "--memory_limit",
+        static_cast<double>(for_features) / 1e9);
   }
+}
+
+void Inputs::open_tiles(const Catalog& catalog, std::uint64_t memory_bytes, std::size_t kept) {
+  const StoreLimits limits{memory_bytes, session_.options.scratch};
+  if (!device_) {
+    store_ = std::make_unique<TileStore>(catalog, tiles_, kTileSide_px, limits);
+    return;
+  }
+  const auto element = session_.bf16 ? gpu::Element::kBf16 : gpu::Element::kFloat32;
+  device_tiles_ =
+      std::make_unique<DeviceTiles>(*device_, session_.transform, catalog, tiles_,
+                                    DeviceTiles::Options{kept, limits, element, session_.threads});
+}
+
+std::unique_ptr<InputStream> Inputs::pixels(SamplesOfStep samples, Steps steps) {
+  if (device_tiles_) return device_tiles_->stream(augmented_, std::move(samples), steps);
+  return std::make_unique<BatchStream>(*store_, session_.transform, augmented_, std::move(samples),
+                                       steps);
 }
 
 void Inputs::compute_all(std::string_view what) {
@@ -115,11 +145,11 @@ void Inputs::compute_all(std::string_view what) {
     return of_step;
   };
   const auto steps = static_cast<std::int64_t>((samples + at_once - 1) / at_once);
-  BatchStream pixels(*store_, session_.transform, augmented_, samples_of, {0, steps});
+  const auto stream = pixels(samples_of, {0, steps});
   Progress progress(fmt::format("features of the {} tiles", what), "tiles", samples,
                     session_.ranks.is_root());
   for (std::int64_t step = 0; step < steps; ++step) {
-    cache_->put(samples_of(step), frozen_->features(pixels.next().input).cpu());
+    cache_->put(samples_of(step), frozen_->features(stream->next().input));
     progress.update(std::min(static_cast<std::uint64_t>(step + 1) * at_once, samples));
   }
 }
@@ -136,10 +166,10 @@ std::unique_ptr<InputStream> Inputs::stream(std::uint64_t epoch, TilesOfStep til
     return of_step;
   };
   if (cache_) return std::make_unique<KeptFeatures>(*cache_, std::move(samples), steps);
-  auto pixels = std::make_unique<BatchStream>(*store_, session_.transform, augmented_,
-                                              std::move(samples), steps);
-  if (views_ == 0) return pixels;
-  return std::make_unique<FreshFeatures>(std::move(pixels), *frozen_, feature_type(session_));
+  auto tiles_themselves = pixels(std::move(samples), steps);
+  if (views_ == 0) return tiles_themselves;
+  return std::make_unique<FreshFeatures>(std::move(tiles_themselves), *frozen_,
+                                         feature_type(session_));
 }
 
 }  // namespace quadrat

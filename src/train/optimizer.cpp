@@ -16,7 +16,7 @@ Optimizer::Optimizer(std::vector<torch::Tensor> parameters, const Options& optio
   }
 }
 
-void Optimizer::step(double learning_rate) {
+void Optimizer::step(double learning_rate, const torch::Tensor& unless) {
   const torch::NoGradGuard no_gradients;
   std::vector<torch::Tensor> gradients;
   gradients.reserve(parameters_.size());
@@ -27,26 +27,30 @@ void Optimizer::step(double learning_rate) {
                             ? parameter.grad()
                             : torch::empty_like(parameter).copy_(parameter.grad()));
   }
+  const auto found_inf = unless.defined() ? std::optional(unless) : std::nullopt;
   if (options_.kind == "adamw") {
     at::_foreach_add_(step_count_, 1);
     at::_fused_adamw_(parameters_, gradients, momentum_, second_, {}, step_count_, learning_rate,
                       0.9, 0.999, options_.weight_decay, 1e-8, /*amsgrad=*/false,
-                      /*maximize=*/false);
+                      /*maximize=*/false, /*grad_scale=*/std::nullopt, found_inf);
+    if (unless.defined())
+      at::_foreach_sub_(step_count_, std::vector<torch::Tensor>(step_count_.size(), unless));
   } else {
     at::_fused_sgd_(
         parameters_, gradients, momentum_, options_.weight_decay, options_.momentum, learning_rate,
-        /*dampening=*/0, /*nesterov=*/false, /*maximize=*/false, /*is_first_step=*/steps_ == 0);
+        /*dampening=*/0, /*nesterov=*/false, /*maximize=*/false, /*is_first_step=*/steps_ == 0,
+        /*grad_scale=*/std::nullopt, found_inf);
   }
   ++steps_;
 }
 
-double Optimizer::clip(double limit) {
+torch::Tensor Optimizer::clip(double limit) {
   const torch::NoGradGuard no_gradients;
   std::vector<torch::Tensor> gradients;
   for (const auto& parameter : parameters_) gradients.push_back(parameter.grad());
-  const auto norms = at::_foreach_norm(gradients);
-  const double norm = torch::stack(norms).norm().item<double>();
-  if (norm > limit) at::_foreach_mul_(gradients, limit / norm);
+  const auto norm = torch::stack(at::_foreach_norm(gradients)).norm();
+  const auto scale = (limit / norm.to(torch::kDouble)).clamp_max(1);
+  at::_foreach_mul_(gradients, scale.to(norm.scalar_type()));
   return norm;
 }
 

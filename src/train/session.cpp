@@ -7,26 +7,12 @@
 #include <thread>
 
 #include "quadrat/base/cpu.h"
-#include "quadrat/base/error.h"
+#include "quadrat/score/device.h"
 #include "quadrat/score/plan.h"
 
 namespace quadrat {
 
 namespace {
-
-torch::Device choose_device(const FinetuneOptions& options, const mpi::Communicator& ranks) {
-  const bool gpu_usable = comm::has_nccl() && torch::cuda::is_available();
-  if (options.device == "cpu" || (options.device == "auto" && !gpu_usable)) return torch::kCPU;
-  if (!gpu_usable) {
-    throw DeviceError(
-        "use a GPU", "",
-        comm::has_nccl() ? "this machine has none that CUDA can use" : "this build has no CUDA",
-        "give --device cpu");
-  }
-  const mpi::Communicator host = ranks.split_by_host();
-  const auto gpus = static_cast<int>(torch::cuda::device_count());
-  return {torch::kCUDA, static_cast<c10::DeviceIndex>(host.rank() % gpus)};
-}
 
 bool choose_bf16(const FinetuneOptions& options, torch::Device device) {
   if (options.precision != "auto") return options.precision == "bf16";
@@ -45,7 +31,7 @@ Session::Session(const FinetuneOptions& given, const mpi::Communicator& all)
     : options(given),
       ranks(all),
       seed(static_cast<std::uint64_t>(options.seed)),
-      device(choose_device(options, ranks)),
+      device(choose_device(options.device, ranks)),
       bf16(choose_bf16(options, device)),
       threads(choose_threads(options, ranks)),
       sets(list_training_sets(options.train, options.validation, options.sample_frac, seed, ranks)),
@@ -53,9 +39,20 @@ Session::Session(const FinetuneOptions& given, const mpi::Communicator& all)
   at::set_num_threads(threads);
   // AlexNet's gradients are 228 MB a step: faulted in anew they would cost a third of it.
   score::keep_freed_memory();
+  set_up_gpu();
   make_network();
   all_reduce = device.is_cuda() ? comm::make_nccl_all_reduce(ranks, device.index())
                                 : comm::make_host_all_reduce(ranks);
+}
+
+void Session::set_up_gpu() const {
+  if (!device.is_cuda()) return;
+  auto& context = at::globalContext();
+  // A training's shapes are few and come again and again: cuDNN tries its algorithms once.
+  context.setBenchmarkCuDNN(true);
+  // Asked for fp32, nobody expects products of 10 bits.
+  context.setAllowTF32CuDNN(false);
+  context.setAllowTF32CuBLAS(false);
 }
 
 void Session::make_network() {
@@ -87,16 +84,20 @@ void Session::make_network() {
   }
   network->to(device);
   network->set_retraining(card.retraining);
-  network->set_batch_norm(parse_batch_norm(options.batch_norm),
-                          [this](torch::Tensor& sums) { all_reduce->start(sums)->wait(); });
+  network->set_batch_norm(parse_batch_norm(options.batch_norm), [this](torch::Tensor& sums) {
+    all_reduce->start(sums)->wait();
+    all_reduce->settle();  // the caller reads them
+  });
 }
 
 torch::Tensor Session::labels_of(const Catalog& catalog,
                                  const std::vector<std::uint32_t>& tiles) const {
-  auto labels = torch::empty({std::ssize(tiles)}, torch::kLong);
+  // Pinned, so that the host does not wait for the copy.
+  auto labels = torch::empty({std::ssize(tiles)},
+                             torch::TensorOptions(torch::kLong).pinned_memory(device.is_cuda()));
   auto* label = labels.data_ptr<std::int64_t>();
   for (const auto tile : tiles) *label++ = catalog.tiles[tile].label;
-  return labels.to(device);
+  return labels.to(device, /*non_blocking=*/true);
 }
 
 Autocast::Autocast(const Session& session)

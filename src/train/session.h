@@ -43,6 +43,7 @@ struct Session {
   torch::Tensor labels_of(const Catalog& catalog, const std::vector<std::uint32_t>& tiles) const;
 
  private:
+  void set_up_gpu() const;
   void make_network();
 };
 

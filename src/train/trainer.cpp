@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cmath>
 
 #include "quadrat/base/progress.h"
 #include "quadrat/base/random.h"
@@ -31,6 +30,9 @@ torch::Tensor make_class_weights(const Session& session) {
   for (float& weight : weights) weight = mean / weight;
   return torch::tensor(weights).to(session.device);
 }
+
+/// Steps that a GPU is given between two looks at what came of them.
+constexpr std::int64_t kStepsUnseen = 32;
 
 template <typename T>
 T most_serious(const mpi::Communicator& ranks, T mine) {
@@ -61,7 +63,10 @@ Trainer::Trainer(const Session& session, const ShardPlan& plan)
       optimizer_(
           session.network->trained_parameters(),
           {session.options.optimizer, session.options.momentum, session.options.weight_decay}),
-      class_weights_(make_class_weights(session)) {}
+      class_weights_(make_class_weights(session)),
+      steps_between_reads_(session.device.is_cuda() ? kStepsUnseen : 1),
+      sums_(torch::zeros({2}, torch::TensorOptions(torch::kDouble).device(session.device))),
+      not_finite_(torch::zeros({}, torch::TensorOptions(torch::kFloat).device(session.device))) {}
 
 Trainer::End Trainer::run_epoch(Inputs& inputs, RunPosition& position) {
   session_.network->train_mode();
@@ -91,7 +96,10 @@ Trainer::End Trainer::run_epoch(Inputs& inputs, RunPosition& position) {
     progress.update(static_cast<std::uint64_t>(done));
     position.train_seconds = seconds_before + seconds_since(start);
   }
+  read_sums(position);
+  position.train_seconds = seconds_before + seconds_since(start);
   waiting_share_ = waited_s_ / std::max(1e-9, seconds_since(start));
+  if (is_not_finite_) return End::kNotFinite;
   std::array<double, 2> sums{position.loss_sum, position.wrong};
   session_.ranks.sum(sums);
   position.loss_sum = sums[0];
@@ -108,7 +116,6 @@ Trainer::End Trainer::step(InputStream& inputs, Steps batches, RunPosition& posi
   std::int64_t tiles = 0;
   for (std::int64_t batch = first; batch < end; ++batch) tiles += plan_.batch_tiles(batch);
 
-  finite_ = true;
   const auto parameters = session_.network->trained_parameters();
   for (auto& parameter : parameters) parameter.mutable_grad().reset();
   for (std::int64_t batch = first; batch < end; ++batch) {
@@ -121,16 +128,41 @@ Trainer::End Trainer::step(InputStream& inputs, Steps batches, RunPosition& posi
   for (auto& parameter : parameters) {
     if (!parameter.grad().defined()) parameter.mutable_grad() = torch::zeros_like(parameter);
   }
+  share_not_finite();
+  if (++steps_unread_ == steps_between_reads_) read_sums(position);
   const auto before_agreeing = Clock::now();
   End mine = stop_signal() != 0 ? End::kAsked : End::kComplete;
-  if (!finite_) mine = End::kNotFinite;
+  if (is_not_finite_) mine = End::kNotFinite;
   const End all = most_serious(session_.ranks, mine);
   waited_s_ += seconds_since(before_agreeing);
   if (all == End::kNotFinite) return all;
   share_running_statistics();
   if (session_.options.clip_gradients > 0) optimizer_.clip(session_.options.clip_gradients);
-  optimizer_.step(learning_rate_);
+  optimizer_.step(learning_rate_, not_finite_);
   return all;
+}
+
+/// Where steps go unseen, all ranks' GPUs must call off the same ones.
+void Trainer::share_not_finite() {
+  if (steps_between_reads_ == 1 || session_.ranks.size() == 1) return;
+  const torch::NoGradGuard no_gradients;
+  session_.all_reduce->start(not_finite_)->wait();
+  not_finite_.clamp_max_(1);
+}
+
+/// Waits for a GPU; adds what it found to the position's sums.
+void Trainer::read_sums(RunPosition& position) {
+  if (steps_unread_ == 0) return;
+  steps_unread_ = 0;
+  const auto before = Clock::now();
+  session_.all_reduce->settle();
+  waited_s_ += seconds_since(before);
+  const auto sums = torch::cat({sums_, not_finite_.to(torch::kDouble).view({1})}).cpu();
+  const auto* values = sums.const_data_ptr<double>();
+  position.loss_sum += values[0];
+  position.wrong += values[1];
+  is_not_finite_ = values[2] != 0;
+  sums_.zero_();
 }
 
 void Trainer::compute_gradients(const Batch& batch, std::int64_t tiles_in_step,
@@ -153,10 +185,10 @@ void Trainer::compute_gradients(const Batch& batch, std::int64_t tiles_in_step,
       at::cross_entropy_loss(logits.to(torch::kFloat), labels, class_weights_, at::Reduction::Sum,
                              -100, session_.options.label_smoothing);
   (loss / static_cast<double>(tiles_in_step)).backward();
-  const double loss_value = loss.item<double>();
-  finite_ = finite_ && std::isfinite(loss_value);
-  position.loss_sum += loss_value;
-  position.wrong += logits.argmax(1).ne(labels).sum().item<double>();
+  const torch::NoGradGuard no_gradients;
+  const auto wrong = logits.argmax(1).ne(labels).sum();
+  sums_ += torch::stack({loss.detach().to(torch::kDouble), wrong.to(torch::kDouble)});
+  not_finite_.logical_or_(loss.detach().isfinite().logical_not());
 }
 
 /// With local batch statistics each rank's running ones would drift apart. Their mean over ranks,

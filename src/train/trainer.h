@@ -24,8 +24,9 @@ class Trainer {
 
   /// Goes on from position.step, and keeps `position` up to date: afterwards its sums are those of
   /// all ranks. Collective; all ranks end alike. @return kAsked where a signal came in between,
-  /// kNotFinite where the loss is no longer a number: the network is then as it was before that
-  /// step
+  /// kNotFinite where the loss is no longer a number: the parameters are then as they were before
+  /// that step. On a GPU the host looks at the loss only now and then, so that it need not wait for
+  /// each step; the GPU itself calls off that step and all that follow.
   End run_epoch(Inputs& inputs, RunPosition& position);
 
   Optimizer& optimizer() { return optimizer_; }
@@ -37,6 +38,8 @@ class Trainer {
   void compute_gradients(const Batch& batch, std::int64_t tiles_in_step, RunPosition& position);
   End step(InputStream& inputs, Steps batches, RunPosition& position);
   void share_running_statistics();
+  void share_not_finite();
+  void read_sums(RunPosition& position);
 
   const Session& session_;
   const ShardPlan& plan_;
@@ -49,7 +52,11 @@ class Trainer {
   double learning_rate_ = 0;
   double waited_s_ = 0;
   double waiting_share_ = 0;
-  bool finite_ = true;
+  std::int64_t steps_between_reads_;
+  std::int64_t steps_unread_ = 0;
+  bool is_not_finite_ = false;  ///< as last read
+  torch::Tensor sums_;          ///< float64 [loss, wrong tiles] since they were last read
+  torch::Tensor not_finite_;    ///< float32 scalar: 1 from the first loss on that is no number
 };
 
 /// Whether any rank was asked to stop by a signal. Collective.

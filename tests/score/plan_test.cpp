@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "quadrat/base/error.h"
+#include "quadrat/score/device_network.h"
 #include "reference.h"
 
 namespace quadrat::score {
@@ -90,6 +91,29 @@ TEST_P(PlanOf, a_tiles_result_does_not_depend_on_its_neighbours) {
     const auto again = plan.infer(tiles_).logits.clone();
     EXPECT_TRUE(torch::equal(again, whole)) << to_string(precision);
   }
+}
+
+TEST_P(PlanOf, a_device_computes_the_plain_network) {
+  const auto wanted = reference_forward(weights_, card_, tiles_);
+  const DeviceNetwork fp32(fuse_network(weights_, card_, "model"), torch::kCPU, torch::kFloat);
+  const auto got = fp32.infer(tiles_);
+  EXPECT_LT(relative_error(got.features, wanted.features), 2e-5);
+  EXPECT_LT(relative_error(got.logits, wanted.logits), 2e-5);
+  const DeviceNetwork bf16(fuse_network(weights_, card_, "model"), torch::kCPU, torch::kBFloat16);
+  const auto near = bf16.infer(tiles_);
+  EXPECT_EQ(near.logits.scalar_type(), torch::kFloat);
+  EXPECT_LT(relative_error(near.logits, wanted.logits), 0.1);
+  EXPECT_GT(relative_error(near.logits, wanted.logits), 1e-5) << "it was computed in float32";
+}
+
+TEST_P(PlanOf, a_device_takes_tiles_that_are_normalised) {
+  const DeviceNetwork network(fuse_network(weights_, card_, "model"), torch::kCPU, torch::kFloat);
+  auto plan = compile(Precision::kFp32, 16);
+  torch::manual_seed(2);
+  const auto tiles = torch::randn({5, 3, card_.tile_px, card_.tile_px})
+                         .contiguous(torch::MemoryFormat::ChannelsLast);
+  const auto wanted = plan.infer(tiles).features.to(torch::kFloat64);
+  EXPECT_LT(relative_error(network.infer(tiles).features, wanted), 2e-5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, PlanOf,

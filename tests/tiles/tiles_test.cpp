@@ -146,6 +146,41 @@ TEST_F(Tiles, a_store_gives_the_same_pixels_from_memory_scratch_and_anew) {
   }
 }
 
+TEST_F(Tiles, a_store_copies_on_many_threads_what_it_gives_one_by_one) {
+  std::vector<std::uint32_t> all;
+  for (int i = 0; i < 40; ++i) {
+    put("a/" + std::to_string(10 + i) + ".png", static_cast<std::uint8_t>(5 * i));
+    all.push_back(static_cast<std::uint32_t>(i));
+  }
+  const Catalog catalog = list_labelled_tiles(root_);
+  const std::uint64_t tile_bytes = 3 * 8 * 8;
+  for (const std::uint64_t in_memory : {0U, 15U, 40U}) {
+    TileStore store(catalog, all, 8, {in_memory * tile_bytes, ""});
+    store.pixels(3);
+    for (int pass = 0; pass < 2; ++pass) {
+      std::vector<std::uint32_t> asked{7, 3, 39, 0};
+      if (pass == 1) asked = all;
+      std::vector<std::uint8_t> out(asked.size() * tile_bytes);
+      store.copy(asked, out.data(), 5);
+      for (std::size_t i = 0; i < asked.size(); ++i) {
+        const auto* from = out.data() + i * tile_bytes;
+        EXPECT_EQ(std::vector(from, from + tile_bytes),
+                  pixels(static_cast<std::uint8_t>(5 * asked[i])));
+      }
+    }
+    EXPECT_EQ(store.decoded(), in_memory);
+    for (const std::uint32_t tile : all) {
+      const std::uint8_t* found = store.pixels(tile);
+      EXPECT_EQ(std::vector(found, found + tile_bytes),
+                pixels(static_cast<std::uint8_t>(5 * tile)));
+    }
+  }
+  write_file(root_ / "a/22.png", "no tile");
+  TileStore store(catalog, all, 8, {});
+  std::vector<std::uint8_t> out(all.size() * tile_bytes);
+  EXPECT_THAT(error([&] { store.copy(all, out.data(), 3); }), HasSubstr("a/22.png"));
+}
+
 TEST_F(Tiles, a_tile_of_another_size_is_named) {
   put("a/small.png", 0, 4);
   const Catalog catalog = list_labelled_tiles(root_);

@@ -2,6 +2,8 @@
 #include <torch/torch.h>
 #include <unistd.h>
 
+#include <cmath>
+
 #include "quadrat/base/error.h"
 #include "quadrat/train/checkpoint.h"
 #include "quadrat/train/features.h"
@@ -70,9 +72,39 @@ TEST(Optimizer, clips_to_the_joint_norm) {
   a.mutable_grad() = torch::tensor({3.0F, 0.0F});
   b.mutable_grad() = torch::tensor({4.0F});
   Optimizer optimizer({a, b}, {});
-  EXPECT_NEAR(optimizer.clip(1), 5, 1e-6);
+  EXPECT_NEAR(optimizer.clip(1).item<double>(), 5, 1e-6);
   EXPECT_NEAR(a.grad()[0].item<double>(), 0.6, 1e-6);
   EXPECT_NEAR(b.grad()[0].item<double>(), 0.8, 1e-6);
+}
+
+TEST(Optimizer, leaves_gradients_below_the_limit_alone) {
+  auto a = torch::zeros({2});
+  a.mutable_grad() = torch::tensor({3.0F, 4.1F});
+  Optimizer optimizer({a}, {});
+  optimizer.clip(6);
+  EXPECT_TRUE(torch::equal(a.grad(), torch::tensor({3.0F, 4.1F})));
+}
+
+TEST(Optimizer, a_step_that_is_called_off_changes_nothing) {
+  for (const char* kind : {"sgd", "adamw"}) {
+    auto called_off = torch::ones({5}), plain = torch::ones({5});
+    Optimizer optimizer({called_off}, {kind, 0.9, 0.01});
+    Optimizer reference({plain}, {kind, 0.9, 0.01});
+    const auto step = [](Optimizer& with, torch::Tensor& parameter, float gradient, float unless) {
+      parameter.mutable_grad() = torch::full({5}, gradient);
+      with.step(0.1, torch::full({}, unless));
+    };
+    step(optimizer, called_off, 1, 0);
+    step(reference, plain, 1, 0);
+    EXPECT_FALSE(torch::equal(plain, torch::ones({5}))) << kind;
+    step(optimizer, called_off, std::nanf(""), 1);
+    EXPECT_TRUE(torch::equal(called_off, plain)) << kind;
+    step(optimizer, called_off, 0.5, 0);
+    step(reference, plain, 0.5, 0);
+    EXPECT_TRUE(torch::equal(called_off, plain)) << kind;
+    const auto a = optimizer.state(), b = reference.state();
+    for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(torch::equal(a[i], b[i])) << kind;
+  }
 }
 
 TEST(Checkpoint, brings_back_everything_bit_for_bit) {

@@ -30,6 +30,12 @@ class AllReduce {
   /// until wait().
   virtual std::unique_ptr<Pending> start(torch::Tensor values) = 0;
 
+  /// Call it before the host waits for the GPU in any other way (a value's item(), a copy to the
+  /// host): returns when every sum started so far is done, or throws where one never will be, which
+  /// CUDA's own waiting does not notice. On a CPU wait() has seen to that: nothing to do.
+  /// @throws CommError
+  virtual void settle() {}
+
   virtual int ranks() const = 0;
 };
 
@@ -48,8 +54,11 @@ std::unique_ptr<AllReduce> make_shared_memory_all_reduce(const mpi::Communicator
 std::unique_ptr<AllReduce> make_host_all_reduce(const mpi::Communicator& communicator);
 
 /// Over NCCL, for tensors on this rank's GPU, on a stream of its own. The NCCL id is made on rank 0
-/// and sent by MPI. Collective. @throws DeviceError where this build has no NCCL, where there is no
-/// GPU, or where two ranks would share one
+/// and sent by MPI. Where NCCL reports a failure, the communicator is aborted, so that what is
+/// queued on the GPU ends, and CommError thrown, by poll(), wait() or settle(). A rank that is gone
+/// without NCCL's noticing (killed, on the same host) is the mpi::Watchdog's to miss: it ends the
+/// process whatever the other threads wait in. Collective. @throws DeviceError where this build has
+/// no NCCL, where there is no GPU, or where two ranks would share one
 std::unique_ptr<AllReduce> make_nccl_all_reduce(const mpi::Communicator& communicator,
                                                 int device_index);
 

@@ -57,9 +57,10 @@ class Plan {
 
   /// @param batch the most tiles of one call, rounded up to a multiple of kTilesAtOnce
   /// @param calibration needed for kInt8, otherwise ignored
-  /// @throws UsageError where this CPU lacks what the precision needs
+  /// @param device a GPU: the network is a DeviceNetwork there, in kFp32 or kBf16
+  /// @throws UsageError where this CPU, or a GPU, lacks what the precision needs
   Plan(FusedNetwork network, Precision precision, std::int64_t batch,
-       const Calibration* calibration = nullptr);
+       const Calibration* calibration = nullptr, torch::Device device = torch::kCPU);
   ~Plan();
   Plan(Plan&&) noexcept;
   Plan& operator=(Plan&&) noexcept;
@@ -73,11 +74,11 @@ class Plan {
   /// @return views of buffers that the next call overwrites
   Result infer(std::span<const std::uint8_t> tiles);
 
-  /// As infer, of tiles that were augmented and normalised already. Not in kInt8.
+  /// As infer, of tiles that were augmented and normalised already. On a CPU, not in kInt8.
   /// @param tiles [n, 3, tile_px, tile_px] float32 in channels-last memory
   Result infer(const torch::Tensor& tiles);
 
-  /// As infer, taking note of the range of every layer's output; in a plan of
+  /// On a CPU. As infer, taking note of the range of every layer's output; in a plan of
   /// kFp32 and batch kTilesAtOnce; tiles beyond whole groups of kTilesAtOnce are left out.
   void observe(std::span<const std::uint8_t> tiles, Calibration& calibration);
 

@@ -19,6 +19,7 @@ struct ScoreOptions {
   double sample_frac = 1;
   std::int64_t seed = 0;
   std::string precision = "auto";  ///< auto, fp32, bf16 or int8
+  std::string device = "auto";     ///< auto, cpu or cuda
   std::string resume = "auto";     ///< auto or never
   std::int64_t batch_size = 0;     ///< tiles a rank computes together; 0: what suits the network
   bool cascade = false;  ///< settle tiles by a look at their middle where it is sure; ResNet18 only
@@ -57,7 +58,8 @@ struct ScoreSummary {
 /// with its reason.
 /// @throws InputError: no such model or tiles, tiles of another size than the model's, scores of
 ///   that name with other settings, a cascade without validation tiles to set its threshold on;
-///   UsageError: a precision this CPU lacks, a cascade of AlexNet; IoError
+///   UsageError: a precision this CPU or GPU lacks, a cascade of AlexNet or on a GPU; IoError;
+///   DeviceError
 ScoreSummary score_tiles(const ScoreOptions& options, const mpi::Communicator& ranks);
 
 }  // namespace quadrat::score

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "quadrat/tiles/augment_arithmetic.h"
+
 namespace quadrat {
 
 enum class Augment {
@@ -32,24 +34,32 @@ class TileTransform {
   /// @param rgb [side, side, 3] @param out [side, side, 3], normalised
   void train(const std::uint8_t* rgb, std::uint64_t epoch, std::uint64_t sample, float* out) const;
 
+  /// The chance in it: train() applies it, and so does the GPU's kernel. Nothing is drawn where
+  /// nothing augments.
+  AugmentDraw draw(std::uint64_t epoch, std::uint64_t sample) const;
+  void apply(const AugmentDraw& draw, const std::uint8_t* rgb, float* out) const;
+
   /// No augmentation: what validation and scoring see.
   void plain(const std::uint8_t* rgb, float* out) const;
 
   std::uint32_t side_px() const { return side_; }
   std::size_t values_per_tile() const { return std::size_t{3} * side_ * side_; }
   Augment augment() const { return augment_; }
+  const std::array<float, 3>& mean() const { return mean_; }
+  const std::array<float, 3>& std() const { return std_; }
+  /// [256, 3]: the normalised value of a byte in each channel.
+  const std::vector<float>& lookup() const { return lookup_; }
 
  private:
-  void dihedral(const std::uint8_t* rgb, unsigned which, float* out) const;
-  void crop_and_jitter(const std::uint8_t* rgb, std::uint64_t epoch, std::uint64_t sample,
-                       float* out) const;
+  void dihedral(std::uint32_t symmetry, const std::uint8_t* rgb, float* out) const;
+  void crop_and_jitter(const AugmentDraw& draw, const std::uint8_t* rgb, float* out) const;
 
   std::uint32_t side_;
   Augment augment_;
   std::uint64_t seed_;
   std::array<float, 3> mean_;
   std::array<float, 3> std_;
-  std::vector<float> lookup_;  ///< [256, 3]: normalised value of a byte in each channel
+  std::vector<float> lookup_;
 };
 
 }  // namespace quadrat

@@ -36,14 +36,28 @@ class TileStore {
   /// @throws InputError naming the tile: unreadable, not a PNG, another size
   const std::uint8_t* pixels(std::uint32_t tile);
 
+  /// Copies the pixels of these tiles, one after the other, decoding those that are not kept yet on
+  /// several threads at once. @param tiles each at most once @param out [tiles, side, side, 3]
+  /// @throws as pixels, for the first of the tiles that cannot be used
+  void copy(std::span<const std::uint32_t> tiles, std::uint8_t* out, int threads);
+
   /// How many of the tiles are kept decoded, now.
   std::size_t decoded() const { return decoded_count_; }
 
  private:
+  /// Each thread has its own.
+  struct Decoder {
+    explicit Decoder(const Catalog& catalog) : reader(catalog) {}
+    TileReader reader;
+    Bytes file;
+  };
+
   std::uint8_t* slot(std::size_t position);
+  std::size_t position_of(std::uint32_t tile) const;
+  void decode(std::uint32_t tile, Decoder& decoder, std::uint8_t* target) const;
 
   const Catalog& catalog_;
-  TileReader reader_;
+  std::vector<std::unique_ptr<Decoder>> decoders_;  ///< one at least
   std::vector<std::uint32_t> tiles_;
   std::uint32_t side_px_;
   std::size_t tile_bytes_;
@@ -54,7 +68,6 @@ class TileStore {
   std::vector<bool> decoded_;
   std::size_t decoded_count_ = 0;
   std::vector<std::uint8_t> spare_;
-  Bytes file_;
 };
 
 }  // namespace quadrat

@@ -14,14 +14,14 @@ namespace quadrat {
 class FeatureCache {
  public:
   /// @param tiles ascending @param views how many augmented versions of each tile @param width
-  /// values a view
+  /// values a view @param device that keeps them
   FeatureCache(std::vector<std::uint32_t> tiles, std::int64_t views, std::int64_t width,
-               torch::ScalarType dtype);
+               torch::ScalarType dtype, torch::Device device = torch::kCPU);
 
-  /// @param rows [n, width], one a sample
+  /// @param rows [n, width], one a sample, on any device
   void put(const std::vector<Sample>& samples, const torch::Tensor& rows);
 
-  /// [n, width], one a sample.
+  /// [n, width], one a sample, on the device.
   torch::Tensor gather(const std::vector<Sample>& samples) const;
 
  private:

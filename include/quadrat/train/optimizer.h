@@ -20,11 +20,14 @@ class Optimizer {
 
   Optimizer(std::vector<torch::Tensor> parameters, const Options& options);
 
-  /// Uses every parameter's grad().
-  void step(double learning_rate);
+  /// Uses every parameter's grad(). Waits for no GPU.
+  /// @param unless float32 scalar on the parameters' device: where it is 1, parameters and their
+  /// moments stay as they are; undefined: never
+  void step(double learning_rate, const torch::Tensor& unless = {});
 
-  /// Scales the gradients down where their joint L2 norm exceeds `limit`. @return the norm before
-  double clip(double limit);
+  /// Scales the gradients down where their joint L2 norm exceeds `limit`. Waits for no GPU.
+  /// @return the norm before, a scalar on the parameters' device
+  torch::Tensor clip(double limit);
 
   /// What a checkpoint must hold, by reference: the tensors are those in use.
   std::vector<torch::Tensor> state() const;

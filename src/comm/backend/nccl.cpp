@@ -5,14 +5,15 @@
 #include <fmt/format.h>
 #include <nccl.h>
 
-#include <chrono>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <string>
-#include <thread>
+#include <utility>
 
 #include "quadrat/base/error.h"
 #include "quadrat/comm/all_reduce.h"
+#include "wait_until.h"
 
 namespace quadrat::comm {
 
@@ -81,9 +82,17 @@ class NcclAllReduce : public AllReduce {
   std::unique_ptr<Pending> start(torch::Tensor values) override;
   int ranks() const override { return ranks_; }
 
+  void settle() override {
+    if (!last_) return;
+    wait_until([&] { return last_->query(); }, [&] { check_asynchronous(); });
+    last_.reset();
+    check_asynchronous();
+  }
+
   /// Work that was queued may fail later; then nothing on the stream ever finishes, so abort
   /// instead of waiting.
   void check_asynchronous() {
+    require_communicator();
     ncclResult_t result = ncclSuccess;
     check_nccl(ncclCommGetAsyncError(comm_, &result), "ncclCommGetAsyncError", comm_);
     if (result == ncclSuccess || result == ncclInProgress) return;
@@ -96,30 +105,38 @@ class NcclAllReduce : public AllReduce {
   }
 
  private:
+  void require_communicator() const {
+    if (comm_ != nullptr) return;
+    throw CommError("exchange data with the other GPUs", "", "an earlier exchange failed",
+                    "start the same command again");
+  }
+
   int ranks_;
   c10::DeviceIndex device_;
   c10::cuda::CUDAStream stream_;
   ncclComm_t comm_ = nullptr;
+  std::shared_ptr<at::cuda::CUDAEvent> last_;  ///< when the sums started so far are done
 };
 
 class NcclPending : public Pending {
  public:
-  NcclPending(NcclAllReduce& owner, at::cuda::CUDAEvent done)
+  NcclPending(NcclAllReduce& owner, std::shared_ptr<at::cuda::CUDAEvent> done)
       : owner_(owner), done_(std::move(done)) {}
 
   bool poll() override {
     owner_.check_asynchronous();
-    return done_.query();
+    return done_->query();
   }
 
+  /// Makes the current stream wait, not the host, which goes on queueing work.
   void wait() override {
     owner_.check_asynchronous();
-    done_.block(c10::cuda::getCurrentCUDAStream());
+    done_->block(c10::cuda::getCurrentCUDAStream());
   }
 
  private:
   NcclAllReduce& owner_;
-  at::cuda::CUDAEvent done_;
+  std::shared_ptr<at::cuda::CUDAEvent> done_;
 };
 
 std::unique_ptr<Pending> NcclAllReduce::start(torch::Tensor values) {
@@ -137,6 +154,7 @@ std::unique_ptr<Pending> NcclAllReduce::start(torch::Tensor values) {
     default:
       TORCH_CHECK(false, "no NCCL sum for ", values.scalar_type());
   }
+  require_communicator();
   const c10::cuda::CUDAGuard guard(device_);
   at::cuda::CUDAEvent ready;
   ready.record(c10::cuda::getCurrentCUDAStream());
@@ -147,9 +165,10 @@ std::unique_ptr<Pending> NcclAllReduce::start(torch::Tensor values) {
       ncclAllReduce(values.data_ptr(), values.data_ptr(), static_cast<std::size_t>(values.numel()),
                     type, ncclSum, comm_, stream_.stream()),
       "ncclAllReduce", comm_);
-  at::cuda::CUDAEvent done;
-  done.record(stream_);
-  return std::make_unique<NcclPending>(*this, std::move(done));
+  // The stream does one sum after the other: the last one's event is all of theirs.
+  last_ = std::make_shared<at::cuda::CUDAEvent>();
+  last_->record(stream_);
+  return std::make_unique<NcclPending>(*this, last_);
 }
 
 }  // namespace

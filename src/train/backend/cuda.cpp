@@ -1,0 +1,120 @@
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/cuda/CUDAEvent.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+
+#include "../tile_device.h"
+#include "quadrat/base/error.h"
+
+namespace quadrat {
+
+namespace {
+
+/// LibTorch's errors end in pages of addresses; the user gets the sentence before them.
+template <typename Work>
+auto in_words(const char* action, Work work) {
+  try {
+    return work();
+  } catch (const c10::Error& error) {
+    const std::string text = error.what_without_backtrace();
+    throw DeviceError(action, "", text.substr(0, text.find('\n')),
+                      "see nvidia-smi, or give --device cpu");
+  }
+}
+
+void check(cudaError_t error, const char* action) {
+  if (error == cudaSuccess) return;
+  throw DeviceError(action, "",
+                    fmt::format("{}: {}", cudaGetErrorName(error), cudaGetErrorString(error)),
+                    "see nvidia-smi, or give --device cpu");
+}
+
+class CudaEvent : public DeviceEvent {
+ public:
+  explicit CudaEvent(c10::cuda::CUDAStream stream) {
+    in_words("queue work on the GPU", [&] { event_.record(stream); });
+  }
+  void wait() override {
+    in_words("wait for the GPU", [&] { event_.synchronize(); });
+  }
+  void block(c10::cuda::CUDAStream stream) {
+    in_words("queue work on the GPU", [&] { event_.block(stream); });
+  }
+
+ private:
+  at::cuda::CUDAEvent event_;
+};
+
+class CudaTileDevice : public TileDevice {
+ public:
+  explicit CudaTileDevice(torch::Device device)
+      : device_(device),
+        copies_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())) {}
+
+  std::uint64_t free_bytes() const override {
+    const c10::cuda::CUDAGuard guard(device_);
+    std::size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "ask for the GPU's free memory");
+    return free;
+  }
+
+  torch::Tensor allocate(std::int64_t bytes) override {
+    // LibTorch hands memory on as soon as the stream it was got on is past its last use. What
+    // copies are to write must have been got on theirs.
+    const c10::cuda::CUDAStreamGuard guard(copies_);
+    return in_words("get memory for tiles on the GPU", [&] {
+      return torch::empty({bytes}, torch::TensorOptions(torch::kByte).device(device_));
+    });
+  }
+
+  torch::Tensor allocate_pinned(std::int64_t bytes) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    return in_words("get pinned memory for tiles", [&] {
+      return torch::empty({bytes}, torch::TensorOptions(torch::kByte).pinned_memory(true));
+    });
+  }
+
+  DeviceEventPtr copy(const torch::Tensor& pinned, const torch::Tensor& device, std::int64_t bytes,
+                      const DeviceEventPtr& after) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    if (after) static_cast<CudaEvent&>(*after).block(copies_);
+    check(
+        cudaMemcpyAsync(device.mutable_data_ptr(), pinned.const_data_ptr(),
+                        static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, copies_.stream()),
+        "copy tiles to the GPU");
+    return std::make_shared<CudaEvent>(copies_);
+  }
+
+  std::pair<torch::Tensor, DeviceEventPtr> augment(const torch::Tensor& samples, std::int64_t count,
+                                                   const gpu::Format& format, gpu::Element element,
+                                                   const DeviceEventPtr& after) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    const auto stream = c10::cuda::getCurrentCUDAStream(device_.index());
+    const auto side = static_cast<std::int64_t>(format.side_px);
+    const auto type = element == gpu::Element::kBf16 ? torch::kBFloat16 : torch::kFloat;
+    auto out = in_words("get memory for a batch on the GPU", [&] {
+      return torch::empty({count, 3, side, side},
+                          torch::TensorOptions(type).device(device_).memory_format(
+                              torch::MemoryFormat::ChannelsLast));
+    });
+    if (count == 0) return {out, nullptr};
+    if (after) static_cast<CudaEvent&>(*after).block(stream);
+    gpu::augment(static_cast<const gpu::Sample*>(samples.const_data_ptr()), count, format, element,
+                 out.mutable_data_ptr(), stream.stream());
+    return {out, std::make_shared<CudaEvent>(stream)};
+  }
+
+ private:
+  torch::Device device_;
+  c10::cuda::CUDAStream copies_;
+};
+
+}  // namespace
+
+std::unique_ptr<TileDevice> make_cuda_tile_device(torch::Device device) {
+  return std::make_unique<CudaTileDevice>(device);
+}
+
+}  // namespace quadrat

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include "quadrat/gpu/augment.h"
+
+namespace quadrat {
+
+/// Work that was queued on a device, and the host's way of knowing that it is done.
+class DeviceEvent {
+ public:
+  virtual ~DeviceEvent() = default;
+  /// Returns when it is done. @throws DeviceError
+  virtual void wait() = 0;
+};
+using DeviceEventPtr = std::shared_ptr<DeviceEvent>;
+
+/// The few things that tiles on a GPU ask of it. What is queued is done later: memory it reads or
+/// writes must stay as it is until the event says that it is done. Copies may be queued by one
+/// thread while another queues augmentations.
+class TileDevice {
+ public:
+  virtual ~TileDevice() = default;
+
+  virtual std::uint64_t free_bytes() const = 0;
+  /// uint8 [bytes], on the device. @throws DeviceError where it has not as much
+  virtual torch::Tensor allocate(std::int64_t bytes) = 0;
+  /// uint8 [bytes], in host memory that copies need no detour from.
+  virtual torch::Tensor allocate_pinned(std::int64_t bytes) = 0;
+
+  /// Queues a copy of the first `bytes`, in the order of such calls. @param after null: of nothing
+  virtual DeviceEventPtr copy(const torch::Tensor& pinned, const torch::Tensor& device,
+                              std::int64_t bytes, const DeviceEventPtr& after) = 0;
+
+  /// Queues gpu::augment where the network is queued too.
+  /// @param samples gpu::Sample [count] on the device @param lookup as in gpu::Format, on the
+  /// device
+  /// @return [count, 3, side, side] channels last, on the device; no event where count is 0
+  virtual std::pair<torch::Tensor, DeviceEventPtr> augment(const torch::Tensor& samples,
+                                                           std::int64_t count,
+                                                           const gpu::Format& format,
+                                                           gpu::Element element,
+                                                           const DeviceEventPtr& after) = 0;
+};
+
+/// @throws DeviceError where this build has no CUDA
+std::unique_ptr<TileDevice> make_cuda_tile_device(torch::Device device);
+
+}  // namespace quadrat
