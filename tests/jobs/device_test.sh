@@ -14,10 +14,10 @@ finetune=("$QUADRAT_BIN/quadrat-finetune" --train "$scratch/none" --validation "
 exits 0 "$QUADRAT_BIN/quadrat-finetune" --version
 exits 0 "$QUADRAT_BIN/quadrat-score" --version
 exits 2 "$QUADRAT_BIN/quadrat-score" --tiles "$scratch/none" -o none --runs "$scratch/runs" --device cuda
-holds "$(wc -l <"$scratch/err")" = 1
+holds "$(grep -c 'error: ' "$scratch/err")" = 1
 says err 'use a GPU'
 exits 2 "${finetune[@]}" --device cuda
-holds "$(wc -l <"$scratch/err")" = 1
+holds "$(grep -c 'error: ' "$scratch/err")" = 1
 says err 'use a GPU'
 says err 'give --device cpu'
 says_not err 'no such folder'
