@@ -81,7 +81,8 @@ TEST(UnitDealer, an_error_of_some_ranks_ends_the_dealing_and_is_told_alike_on_al
     told = error.what();
   }
   EXPECT_THAT(told, testing::HasSubstr(fmt::format("file of rank {}", first_to_fail)));
-  EXPECT_LT(ranks.sum(mine), static_cast<std::int64_t>(kUnits));
+  // Those that did not fail stop too, long before they have done all the rest.
+  EXPECT_LT(ranks.sum(mine), static_cast<std::int64_t>(kUnits) / 2);
 }
 
 TEST(UnitDealer, deals_nothing_once_a_rank_has_stopped_it) {
