@@ -1,10 +1,6 @@
-#include <cuda_runtime.h>
-
-#include <string>
-
-#include "quadrat/base/error.h"
 #include "quadrat/gpu/augment.h"
 #include "quadrat/gpu/augment_block.h"
+#include "quadrat/gpu/check.h"
 
 namespace quadrat::gpu {
 
@@ -49,11 +45,7 @@ void augment(const Sample* samples, std::int64_t count, const Format& format, El
   } else {
     augment_kernel<<<blocks, kThreads, 0, stream>>>(samples, format, static_cast<float*>(out));
   }
-  const cudaError_t error = cudaGetLastError();
-  if (error == cudaSuccess) return;
-  throw DeviceError("augment tiles on the GPU", "",
-                    std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error),
-                    "see nvidia-smi, or give --device cpu");
+  check(cudaGetLastError(), "augment tiles on the GPU");
 }
 
 }  // namespace quadrat::gpu

@@ -118,10 +118,11 @@ bool load_weights(Network& network, const WeightsFile& weights, const Path& path
   return last_layer_loaded;
 }
 
-WeightsFile to_weights_file(const Network& network, const ModelCard& card) {
+WeightsFile to_weights_file(const Network& network, const ModelCard& card, std::string_view under) {
   WeightsFile weights;
-  for (const auto& [name, tensor] : state_of(network))
-    weights.tensors.push_back(to_stored(name, tensor));
+  for (const auto& [name, tensor] : state_of(network)) {
+    if (name.starts_with(under)) weights.tensors.push_back(to_stored(name, tensor));
+  }
   weights.metadata = {
       {"architecture", std::string(to_string(card.architecture))},
       {"classes", nlohmann::json(card.classes).dump()},

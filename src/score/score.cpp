@@ -76,7 +76,6 @@ class Job {
   ModelCard card_;      // rank 0
   ScoreRecord record_;  // rank 0
   torch::Device device_ = torch::kCPU;
-  int decoding_threads_ = 1;
   CpuAbilities cpu_;
   EngineWish wish_;           // rank 0
   bool is_complete_ = false;  // rank 0: an earlier run did it all
@@ -240,7 +239,7 @@ void Job::work(Plan& plan, Plan* look) {
   TileFeed feed(start_.catalog,
                 static_cast<std::size_t>(std::max<std::int64_t>(64, 2 * start_.batch)));
   UnitScorer scorer(plan, feed, {options_.test_time_augmentation, !options_.features.empty()},
-                    {look, start_.engine.look.threshold}, decoding_threads_);
+                    {look, start_.engine.look.threshold}, start_.decoding_threads);
   Progress progress("scoring", "tiles", start_.catalog.tiles.size(), ranks_.is_root());
   std::size_t mine = 0;  // tiles of the unit in hand
 
@@ -353,9 +352,8 @@ ScoreSummary Job::run() {
   device_ = choose_device(options_.device, ranks_);
   if (device_.is_cuda()) {
     const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    decoding_threads_ = std::max(1, cores / ranks_.split_by_host().size());
     start_.device = "cuda";
-    start_.decoding_threads = decoding_threads_;
+    start_.decoding_threads = std::max(1, cores / ranks_.split_by_host().size());
   }
   cpu_ = CpuAbilities::of(ranks_);
   mpi::together(ranks_, [&] {

@@ -16,8 +16,8 @@ namespace quadrat::score {
 struct Start {
   Catalog catalog;
   Engine engine;
-  std::string device = "cpu";  ///< or cuda; on rank 0
-  int decoding_threads = 1;    ///< a rank; on rank 0
+  std::string device = "cpu";  ///< or cuda: alike on all ranks without being sent
+  int decoding_threads = 1;    ///< this rank's
   std::int64_t batch = 0;
   Units units;
   std::vector<std::uint64_t> todo;  ///< units

@@ -1,15 +1,14 @@
 #include "unit_scorer.h"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <exception>
 #include <span>
-#include <thread>
 #include <tuple>
 #include <utility>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/parallel.h"
 #include "quadrat/image/png.h"
 #include "quick_look.h"
 
@@ -132,15 +131,9 @@ std::vector<std::string> UnitScorer::decode_next(std::size_t tiles) {
   }
   std::vector<TileFeed::Item> items;
   for (std::size_t i = 0; i < tiles; ++i) items.push_back(feed_.next());
-  std::atomic<std::size_t> next = 0;
-  const auto work = [&] {
-    for (std::size_t i = next++; i < tiles; i = next++)
-      reasons[i] = decode(items[i], side_px, pixels_of(i));
-  };
-  std::vector<std::thread> others;
-  for (std::size_t i = 1; i < std::min(threads_, tiles); ++i) others.emplace_back(work);
-  work();
-  for (std::thread& thread : others) thread.join();
+  for_each_index(tiles, threads_, [&](std::size_t i, std::size_t /*worker*/) {
+    reasons[i] = decode(items[i], side_px, pixels_of(i));
+  });
   return reasons;
 }
 

@@ -6,14 +6,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <exception>
-#include <thread>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/parallel.h"
 #include "quadrat/image/png.h"
 
 namespace quadrat {
@@ -117,30 +115,12 @@ void TileStore::copy(std::span<const std::uint32_t> tiles, std::uint8_t* out, in
   }
   const auto workers = std::min(missing.size(), static_cast<std::size_t>(std::max(1, threads)));
   while (decoders_.size() < workers) decoders_.push_back(std::make_unique<Decoder>(catalog_));
-  std::atomic<std::size_t> next = 0;
-  std::vector<std::exception_ptr> failures(missing.size());
-  const auto work = [&](Decoder& decoder) {
-    for (std::size_t k = next++; k < missing.size(); k = next++) {
-      std::uint8_t* target = out + missing[k] * tile_bytes_;
-      try {
-        decode(tiles[missing[k]], decoder, target);
-      } catch (...) {
-        failures[k] = std::current_exception();
-        next = missing.size();
-        return;
-      }
-      std::uint8_t* kept = slot(position_of(tiles[missing[k]]));
-      if (kept != nullptr) std::memcpy(kept, target, tile_bytes_);
-    }
-  };
-  std::vector<std::thread> others;
-  for (std::size_t i = 1; i < workers; ++i)
-    others.emplace_back([&work, decoder = decoders_[i].get()] { work(*decoder); });
-  if (workers > 0) work(*decoders_.front());
-  for (std::thread& thread : others) thread.join();
-  for (const auto& failure : failures) {
-    if (failure) std::rethrow_exception(failure);
-  }
+  for_each_index(missing.size(), workers, [&](std::size_t k, std::size_t worker) {
+    std::uint8_t* target = out + missing[k] * tile_bytes_;
+    decode(tiles[missing[k]], *decoders_[worker], target);
+    std::uint8_t* kept = slot(position_of(tiles[missing[k]]));
+    if (kept != nullptr) std::memcpy(kept, target, tile_bytes_);
+  });
   for (const std::size_t i : missing) {
     const std::size_t position = position_of(tiles[i]);
     if (slot(position) == nullptr) continue;

@@ -24,6 +24,7 @@
 #include "quadrat/record/run_folder.h"
 #include "quadrat/train/checkpoint.h"
 #include "session.h"
+#include "torch_error.h"
 #include "trainer.h"
 
 namespace quadrat {
@@ -34,12 +35,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// LibTorch's errors go on with pages of addresses.
-std::string first_line(const c10::Error& error) {
-  const std::string text = error.what_without_backtrace();
-  return text.substr(0, text.find('\n'));
 }
 
 std::vector<std::int32_t> labels_of(const Catalog& catalog) {

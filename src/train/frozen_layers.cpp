@@ -20,8 +20,9 @@ FrozenLayers::FrozenLayers(const Session& session)
   const bool convolutions_only = session.card.retraining == Retraining::kFullyConnected;
   if (!convolutions_only) batch_ = score::Plan::suitable_batch(session.card.architecture);
   const auto fuse = convolutions_only ? score::fuse_alexnet_convolutions : score::fuse_network;
-  auto network = fuse(to_weights_file(*session.network, session.card), session.card,
-                      session.options.pretrained_weights);
+  auto network =
+      fuse(to_weights_file(*session.network, session.card, convolutions_only ? "features." : ""),
+           session.card, session.options.pretrained_weights);
   if (session.device.is_cuda()) {
     batch_ = kRowsOnDevice;
     network_.emplace(std::move(network), session.device,

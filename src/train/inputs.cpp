@@ -19,7 +19,7 @@ torch::ScalarType feature_type(const Session& session) {
 }
 
 /// The most rows that are computed on at once: what activations on a GPU are for.
-std::int64_t rows_at_once(const Session& session) {
+std::int64_t most_rows(const Session& session) {
   const auto ranks = static_cast<std::int64_t>(session.ranks.size());
   return std::max((session.options.batch_size + ranks - 1) / ranks, FrozenLayers::kRowsOnDevice);
 }
@@ -90,7 +90,7 @@ Inputs::Inputs(const Session& session, const Catalog& catalog, std::vector<std::
   std::uint64_t on_device = 0;
   if (session.device.is_cuda()) {
     device_ = make_cuda_tile_device(session.device);
-    on_device = bytes_for_tiles(device_->free_bytes(), rows_at_once(session));
+    on_device = bytes_for_tiles(device_->free_bytes(), most_rows(session));
   }
   const std::uint64_t for_features = device_ ? on_device : memory_bytes;
   const bool keeps = views_ > 0 && wanted <= for_features;

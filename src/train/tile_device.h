@@ -38,8 +38,7 @@ class TileDevice {
                               std::int64_t bytes, const DeviceEventPtr& after) = 0;
 
   /// Queues gpu::augment where the network is queued too.
-  /// @param samples gpu::Sample [count] on the device @param lookup as in gpu::Format, on the
-  /// device
+  /// @param samples gpu::Sample [count] on the device
   /// @return [count, 3, side, side] channels last, on the device; no event where count is 0
   virtual std::pair<torch::Tensor, DeviceEventPtr> augment(const torch::Tensor& samples,
                                                            std::int64_t count,

@@ -12,6 +12,7 @@
 #include "quadrat/base/error.h"
 #include "quadrat/base/files.h"
 #include "quadrat/base/folder_lock.h"
+#include "quadrat/base/parallel.h"
 #include "quadrat/base/progress.h"
 #include "quadrat/base/random.h"
 #include "quadrat/base/signals.h"
@@ -77,6 +78,25 @@ TEST_F(Folder, that_another_process_holds_is_refused_by_its_name) {
   }
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
+}
+
+TEST(ForEachIndex, does_each_once_and_tells_of_the_first_that_fails) {
+  for (const std::size_t threads : {1U, 3U, 100U}) {
+    std::vector<int> done(50);
+    for_each_index(done.size(), threads, [&](std::size_t i, std::size_t worker) {
+      EXPECT_LT(worker, std::min(threads, done.size()));
+      ++done[i];
+    });
+    EXPECT_THAT(done, testing::Each(1));
+    try {
+      for_each_index(50, threads, [](std::size_t i, std::size_t) {
+        if (i >= 20) throw std::runtime_error(std::to_string(i));
+      });
+      FAIL() << "nothing was thrown";
+    } catch (const std::runtime_error& error) {
+      EXPECT_STREQ(error.what(), "20");
+    }
+  }
 }
 
 TEST(Error, names_action_object_finding_and_remedy) {

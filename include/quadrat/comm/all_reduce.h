@@ -62,7 +62,4 @@ std::unique_ptr<AllReduce> make_host_all_reduce(const mpi::Communicator& communi
 std::unique_ptr<AllReduce> make_nccl_all_reduce(const mpi::Communicator& communicator,
                                                 int device_index);
 
-/// Whether this build has NCCL.
-bool has_nccl();
-
 }  // namespace quadrat::comm

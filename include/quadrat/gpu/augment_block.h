@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "quadrat/base/bf16.h"
 #include "quadrat/gpu/augment.h"
 #include "quadrat/tiles/augment_arithmetic.h"
 
@@ -24,12 +25,9 @@ QUADRAT_HOST_DEVICE inline float rounded_to<float>(float value) {
   return value;
 }
 
-/// To nearest, ties to even.
 template <>
 QUADRAT_HOST_DEVICE inline Bf16 rounded_to<Bf16>(float value) {
-  std::uint32_t bits = 0;
-  memcpy(&bits, &value, sizeof bits);
-  return {static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16)};
+  return {bf16::narrow(value)};
 }
 
 /// Pixels a thread writes at once: their 24 values are whole 16-byte stores in bf16 and in float32.

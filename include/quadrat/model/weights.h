@@ -33,7 +33,9 @@ inline constexpr std::string_view kRandomForest = "random_forest";
 bool load_weights(Network& network, const WeightsFile& weights, const Path& path);
 
 /// The network's parameters and buffers, as float32, under torchvision's names.
-WeightsFile to_weights_file(const Network& network, const ModelCard& card);
+/// @param under only those whose names begin so
+WeightsFile to_weights_file(const Network& network, const ModelCard& card,
+                            std::string_view under = {});
 
 /// @throws InputError where the metadata is not what to_weights_file writes
 ModelCard read_model_card(const WeightsFile& weights, const Path& path);

@@ -3,15 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "quadrat/base/host_device.h"
+
 /// What augmentation computes, a pixel or a value at a time. The CPU's TileTransform and the GPU's
 /// kernel (quadrat/gpu/augment.h) are both made of these functions, so that tests on any machine
 /// test the arithmetic of both.
-
-#if defined(__CUDACC__)
-#define QUADRAT_HOST_DEVICE __host__ __device__
-#else
-#define QUADRAT_HOST_DEVICE
-#endif
 
 namespace quadrat {
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "bf16.h"
+#include "quadrat/base/bf16.h"
 #include "quadrat/base/error.h"
 #include "quadrat/comm/all_reduce.h"
 
@@ -16,7 +16,7 @@ namespace {
 void sum_bf16(void* in, void* in_out, int* length, MPI_Datatype* /*type*/) {
   const auto* from = static_cast<const std::uint16_t*>(in);
   auto* to = static_cast<std::uint16_t*>(in_out);
-  for (int i = 0; i < *length; ++i) to[i] = narrow(widen(from[i]) + widen(to[i]));
+  for (int i = 0; i < *length; ++i) to[i] = bf16::narrow(bf16::widen(from[i]) + bf16::widen(to[i]));
 }
 
 class MpiPending : public Pending {

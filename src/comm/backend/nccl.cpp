@@ -173,8 +173,6 @@ std::unique_ptr<Pending> NcclAllReduce::start(torch::Tensor values) {
 
 }  // namespace
 
-bool has_nccl() { return true; }
-
 std::unique_ptr<AllReduce> make_nccl_all_reduce(const mpi::Communicator& communicator,
                                                 int device_index) {
   return std::make_unique<NcclAllReduce>(communicator, device_index);

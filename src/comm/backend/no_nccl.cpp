@@ -3,8 +3,6 @@
 
 namespace quadrat::comm {
 
-bool has_nccl() { return false; }
-
 std::unique_ptr<AllReduce> make_nccl_all_reduce(const mpi::Communicator& /*communicator*/,
                                                 int /*device_index*/) {
   throw DeviceError("use a GPU", "", "this build has no CUDA",

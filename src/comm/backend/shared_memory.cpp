@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "bf16.h"
+#include "quadrat/base/bf16.h"
 #include "quadrat/base/error.h"
 #include "quadrat/comm/all_reduce.h"
 
@@ -188,7 +188,7 @@ class Engine {
         sum_slice<double, double>(sources_, rank_, first, last, same, same);
         break;
       default:
-        sum_slice<std::uint16_t, float>(sources_, rank_, first, last, widen, narrow);
+        sum_slice<std::uint16_t, float>(sources_, rank_, first, last, bf16::widen, bf16::narrow);
         break;
     }
   }

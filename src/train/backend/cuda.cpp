@@ -2,33 +2,23 @@
 #include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <cuda_runtime.h>
-#include <fmt/format.h>
 
 #include "../tile_device.h"
+#include "../torch_error.h"
 #include "quadrat/base/error.h"
+#include "quadrat/gpu/check.h"
 
 namespace quadrat {
 
 namespace {
 
-/// LibTorch's errors end in pages of addresses; the user gets the sentence before them.
 template <typename Work>
 auto in_words(const char* action, Work work) {
   try {
     return work();
   } catch (const c10::Error& error) {
-    const std::string text = error.what_without_backtrace();
-    throw DeviceError(action, "", text.substr(0, text.find('\n')),
-                      "see nvidia-smi, or give --device cpu");
+    throw DeviceError(action, "", first_line(error), "see nvidia-smi, or give --device cpu");
   }
-}
-
-void check(cudaError_t error, const char* action) {
-  if (error == cudaSuccess) return;
-  throw DeviceError(action, "",
-                    fmt::format("{}: {}", cudaGetErrorName(error), cudaGetErrorString(error)),
-                    "see nvidia-smi, or give --device cpu");
 }
 
 class CudaEvent : public DeviceEvent {
@@ -56,7 +46,7 @@ class CudaTileDevice : public TileDevice {
   std::uint64_t free_bytes() const override {
     const c10::cuda::CUDAGuard guard(device_);
     std::size_t free = 0, total = 0;
-    check(cudaMemGetInfo(&free, &total), "ask for the GPU's free memory");
+    gpu::check(cudaMemGetInfo(&free, &total), "ask for the GPU's free memory");
     return free;
   }
 
@@ -80,7 +70,7 @@ class CudaTileDevice : public TileDevice {
                       const DeviceEventPtr& after) override {
     const c10::cuda::CUDAGuard guard(device_);
     if (after) static_cast<CudaEvent&>(*after).block(copies_);
-    check(
+    gpu::check(
         cudaMemcpyAsync(device.mutable_data_ptr(), pinned.const_data_ptr(),
                         static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, copies_.stream()),
         "copy tiles to the GPU");

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "quadrat/base/error.h"
+
+namespace quadrat::gpu {
+
+/// @param action what was tried, as in "copy tiles to the GPU" @throws DeviceError
+inline void check(cudaError_t error, const char* action) {
+  if (error == cudaSuccess) return;
+  throw DeviceError(action, "",
+                    std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error),
+                    "see nvidia-smi, or give --device cpu");
+}
+
+}  // namespace quadrat::gpu
