@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "normalize.h"
+#include "on_gpu.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/text.h"
 
@@ -15,8 +16,6 @@ constexpr double kEpsilon = 1e-5;
 constexpr double kMomentum = 0.1;
 /// Rows a thread takes at once. A constant: sums are the same for any number of threads.
 constexpr std::int64_t kRowsAtOnce = 4096;
-
-enum class After { kNothing, kRelu, kReluPool };
 
 torch::Tensor per_channel(const torch::Tensor& values) { return values.view({1, -1, 1, 1}); }
 
@@ -323,6 +322,7 @@ class Normalize : public torch::autograd::Function<Normalize> {
 torch::Tensor normalized(BatchNormImpl& norm, const torch::Tensor& input,
                          const torch::Tensor& shortcut, After after) {
   if (norm.uses_batch_statistics()) norm.num_batches_tracked.add_(1);
+  if (has_gpu_kernels(input)) return normalized_on_gpu(norm, input, shortcut, after, false)[0];
   if (has_kernels(input))
     return Normalize::apply(input, norm.weight, norm.bias, std::optional(shortcut), &norm, after);
   auto x = norm.uses_batch_statistics() && norm.sum_over_ranks() != nullptr
@@ -365,6 +365,17 @@ torch::Tensor BatchNormImpl::forward(const torch::Tensor& input) {
 torch::Tensor BatchNormImpl::forward_relu(const torch::Tensor& input,
                                           const torch::Tensor& shortcut) {
   return normalized(*this, input, shortcut, After::kRelu);
+}
+
+std::pair<torch::Tensor, torch::Tensor> BatchNormImpl::forward_relu_twice(
+    const torch::Tensor& input, const torch::Tensor& shortcut) {
+  if (!has_gpu_kernels(input)) {
+    const auto output = forward_relu(input, shortcut);
+    return {output, output};
+  }
+  if (uses_batch_statistics()) num_batches_tracked.add_(1);
+  const auto outputs = normalized_on_gpu(*this, input, shortcut, After::kRelu, true);
+  return {outputs[0], outputs[1]};
 }
 
 torch::Tensor BatchNormImpl::forward_relu_pool(const torch::Tensor& input) {

@@ -2,8 +2,10 @@
 
 #include <cstring>
 
+#include "on_gpu.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/random.h"
+#include "quadrat/model/input_blocks.h"
 
 namespace quadrat {
 
@@ -18,6 +20,41 @@ nn::Conv2d convolution(std::int64_t in, std::int64_t out, std::int64_t kernel, s
 
 /// In place: a convolution does not need its output again for its gradient.
 torch::Tensor rectified(torch::Tensor values) { return values.relu_(); }
+
+std::uint32_t first_of(const torch::ExpandingArray<2>& pair) {
+  return static_cast<std::uint32_t>(pair->front());
+}
+
+InputBlocks blocks_for(const nn::Conv2d& first, std::uint32_t side_px) {
+  const auto& options = first->options;
+  return InputBlocks::for_convolution(
+      side_px, first_of(options.kernel_size()), first_of(options.stride()),
+      first_of(std::get<torch::ExpandingArray<2>>(options.padding())));
+}
+
+/// The convolution without its bias, of a map or, if it is the first one, of tiles in blocks.
+torch::Tensor convolved(const nn::Conv2d& convolution, const torch::Tensor& input) {
+  const auto& weight = convolution->weight;
+  const auto& options = convolution->options;
+  if (input.size(1) == weight.size(1)) {
+    return at::conv2d(input, weight, {}, *options.stride(),
+                      *std::get<torch::ExpandingArray<2>>(options.padding()));
+  }
+  // Blocks do not depend on the tile's size but for their number.
+  return at::conv2d(input, blocked_weight(weight, blocks_for(convolution, 224)));
+}
+
+/// max(0, convolution + bias), and where `is_pooled` its maximum over 3x3 windows, stride 2.
+torch::Tensor convolved_relu(nn::Conv2d& convolution, const torch::Tensor& input, bool is_pooled) {
+  if (!input.is_cuda() && input.size(1) == convolution->weight.size(1)) {
+    const auto values = rectified(convolution(input));
+    return is_pooled ? torch::max_pool2d(values, 3, 2) : values;
+  }
+  const auto values = convolved(convolution, input);
+  if (has_gpu_kernels(values)) return rectified_on_gpu(values, convolution->bias, is_pooled);
+  const auto rest = rectified(values + convolution->bias.view({1, -1, 1, 1}));
+  return is_pooled ? torch::max_pool2d(rest, 3, 2) : rest;
+}
 
 /// A module that only groups others under a name.
 struct Group : nn::Module {};
@@ -41,14 +78,17 @@ class AlexNet : public Network {
 
   nn::Linear last_layer() const override { return fc8_; }
   std::string last_layer_name() const override { return "classifier.6"; }
+  InputBlocks input_blocks(std::uint32_t side_px) const override {
+    return blocks_for(conv1_, side_px);
+  }
 
  protected:
   torch::Tensor body(const torch::Tensor& input) override {
-    auto x = torch::max_pool2d(rectified(conv1_(input)), 3, 2);
-    x = torch::max_pool2d(rectified(conv2_(x)), 3, 2);
-    x = rectified(conv3_(x));
-    x = rectified(conv4_(x));
-    x = torch::max_pool2d(rectified(conv5_(x)), 3, 2);
+    auto x = convolved_relu(conv1_, input, true);
+    x = convolved_relu(conv2_, x, true);
+    x = convolved_relu(conv3_, x, false);
+    x = convolved_relu(conv4_, x, false);
+    x = convolved_relu(conv5_, x, true);
     // At 224 px this is what comes out already.
     if (x.size(2) != 6 || x.size(3) != 6) x = torch::adaptive_avg_pool2d(x, {6, 6});
     return x.flatten(1);
@@ -93,9 +133,13 @@ class BasicBlock : public nn::Module {
     }
   }
 
-  torch::Tensor forward(const torch::Tensor& input) {
-    const auto shortcut = shortcut_conv_.is_empty() ? input : shortcut_bn_(shortcut_conv_(input));
-    return bn2_->forward_relu(conv2_(bn1_->forward_relu(conv1_(input))), shortcut);
+  /// A map twice, once for each of its readers.
+  using Twice = std::pair<torch::Tensor, torch::Tensor>;
+
+  Twice forward(const Twice& input) {
+    const auto [main, other] = input;
+    const auto shortcut = shortcut_conv_.is_empty() ? other : shortcut_bn_(shortcut_conv_(other));
+    return bn2_->forward_relu_twice(conv2_(bn1_->forward_relu(conv1_(main))), shortcut);
   }
 
  private:
@@ -128,12 +172,16 @@ class ResNet18 : public Network {
 
   nn::Linear last_layer() const override { return fc_; }
   std::string last_layer_name() const override { return "fc"; }
+  InputBlocks input_blocks(std::uint32_t side_px) const override {
+    return blocks_for(conv1_, side_px);
+  }
 
  protected:
   torch::Tensor body(const torch::Tensor& input) override {
-    auto x = bn1_->forward_relu_pool(conv1_(input));
+    const auto stem = bn1_->forward_relu_pool(convolved(conv1_, input));
+    BasicBlock::Twice x{stem, stem};
     for (const auto& block : blocks_) x = block->forward(x);
-    return torch::adaptive_avg_pool2d(x, {1, 1}).flatten(1);
+    return torch::adaptive_avg_pool2d(x.first, {1, 1}).flatten(1);
   }
 
   torch::Tensor middle(const torch::Tensor& features) override { return features; }
@@ -220,16 +268,27 @@ std::vector<torch::Tensor> Network::trained_parameters() const {
   return trained;
 }
 
+void Network::set_dropout_keys(const std::vector<std::uint64_t>& keys) {
+  if (architecture_ != Architecture::kAlexNet) return;  // the others have no dropout
+  const auto device = last_layer()->weight.device();
+  const auto on_host = torch::empty(
+      {std::ssize(keys)}, torch::TensorOptions(torch::kLong).pinned_memory(device.is_cuda()));
+  std::memcpy(on_host.mutable_data_ptr(), keys.data(), keys.size() * sizeof(std::uint64_t));
+  dropout_keys_ = on_host.to(device, /*non_blocking=*/true);
+}
+
 torch::Tensor Network::dropout(const torch::Tensor& values, std::uint64_t layer) const {
   if (!is_training()) return values;
   const auto rows = values.size(0);
   const auto columns = values.size(1);
-  TORCH_CHECK(static_cast<std::int64_t>(dropout_keys_.size()) == rows,
+  TORCH_CHECK(dropout_keys_.defined() && dropout_keys_.size(0) == rows,
               "a dropout key for each row");
+  if (values.is_cuda()) return dropped_on_gpu(values, dropout_keys_, layer);
   auto mask = torch::empty({rows, columns}, torch::kFloat);
   float* out = mask.data_ptr<float>();
-  for (const std::uint64_t key : dropout_keys_) {
-    KeyedRandom random({kStreamDropout, key, layer});
+  const auto* keys = dropout_keys_.const_data_ptr<std::int64_t>();
+  for (std::int64_t row = 0; row < rows; ++row) {
+    KeyedRandom random(kStreamDropout, static_cast<std::uint64_t>(keys[row]), layer);
     for (std::int64_t i = 0; i < columns; i += 64) {
       std::uint64_t bits = random.next();
       const std::int64_t end = std::min<std::int64_t>(columns, i + 64);

@@ -435,14 +435,19 @@ Plan::Result Plan::Impl::infer(
   return {features.narrow(0, 0, count), logits.narrow(0, 0, count)};
 }
 
+bool Plan::is_on_device() const { return impl_->on_device.has_value(); }
+
 Plan::Result Plan::infer(std::span<const std::uint8_t> tiles) {
+  const torch::InferenceMode guard;
+  const Result result = start(tiles);
+  return {result.features.cpu(), result.logits.cpu()};
+}
+
+Plan::Result Plan::start(std::span<const std::uint8_t> tiles) {
   const torch::InferenceMode guard;
   const std::int64_t count = static_cast<std::int64_t>(tiles.size()) / bytes_per_tile();
   assert(count * bytes_per_tile() == static_cast<std::int64_t>(tiles.size()));
-  if (impl_->on_device) {
-    const Result result = impl_->on_device->infer(tiles);
-    return {result.features.cpu(), result.logits.cpu()};
-  }
+  if (impl_->on_device) return impl_->on_device->infer(tiles);
   return impl_->infer(count, [&](std::int64_t first, std::int64_t here) {
     impl_->load(tiles.data() + first * bytes_per_tile(), here);
   });

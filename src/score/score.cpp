@@ -236,10 +236,13 @@ void Job::work(Plan& plan, Plan* look) {
   JournalWriter journal(folder_, ranks_.rank(), ranks_.size(), start_.fingerprint,
                         static_cast<std::uint32_t>(plan.card().classes.size()));
   UnitDealer dealer(ranks_, start_.todo.size());
-  TileFeed feed(start_.catalog,
-                static_cast<std::size_t>(std::max<std::int64_t>(64, 2 * start_.batch)));
+  const bool decodes_alone = start_.decoding_threads == 1;
+  TileFeed feed(
+      start_.catalog,
+      decodes_alone ? static_cast<std::size_t>(std::max<std::int64_t>(64, 2 * start_.batch)) : 0);
   UnitScorer scorer(plan, feed, {options_.test_time_augmentation, !options_.features.empty()},
-                    {look, start_.engine.look.threshold}, start_.decoding_threads);
+                    {look, start_.engine.look.threshold});
+  if (!decodes_alone) scorer.read_and_decode_on(start_.decoding_threads, start_.catalog);
   Progress progress("scoring", "tiles", start_.catalog.tiles.size(), ranks_.is_root());
   std::size_t mine = 0;  // tiles of the unit in hand
 

@@ -7,8 +7,9 @@
 
 namespace quadrat::score {
 
-TileFeed::TileFeed(const Catalog& catalog, std::size_t depth)
-    : catalog_(catalog), ring_(depth), thread_([this] { read_all(); }) {}
+TileFeed::TileFeed(const Catalog& catalog, std::size_t depth) : catalog_(catalog), ring_(depth) {
+  if (depth > 0) thread_ = std::thread([this] { read_all(); });
+}
 
 TileFeed::~TileFeed() {
   {
@@ -16,7 +17,7 @@ TileFeed::~TileFeed() {
     ends_ = true;
   }
   changed_.notify_all();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void TileFeed::add(std::size_t first, std::size_t last) {
@@ -28,15 +29,25 @@ void TileFeed::add(std::size_t first, std::size_t last) {
   changed_.notify_all();
 }
 
-const TileFeed::Item& TileFeed::next() {
+void TileFeed::next(Item& taken) {
   {
     std::unique_lock lock(mutex_);
+    if (ring_.empty()) {
+      taken.tile = take_wanted();
+      return;
+    }
     changed_.wait(lock, [this] { return read_ > given_; });
-    std::swap(taken_, ring_[given_ % ring_.size()]);
+    std::swap(taken, ring_[given_ % ring_.size()]);
     ++given_;
   }
   changed_.notify_all();
-  return taken_;
+}
+
+std::size_t TileFeed::take_wanted() {
+  Range& range = wanted_.front();
+  const std::size_t tile = range.first++;
+  if (range.first == range.last) wanted_.pop_front();
+  return tile;
 }
 
 void TileFeed::read_all() {
@@ -46,10 +57,8 @@ void TileFeed::read_all() {
     changed_.wait(lock,
                   [this] { return ends_ || (!wanted_.empty() && read_ - given_ < ring_.size()); });
     if (ends_) return;
-    Range& range = wanted_.front();
     Item& item = ring_[read_ % ring_.size()];
-    item.tile = range.first++;
-    if (range.first == range.last) wanted_.pop_front();
+    item.tile = take_wanted();
     lock.unlock();
     item.error.clear();
     try {

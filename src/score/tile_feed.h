@@ -17,7 +17,8 @@ namespace quadrat::score {
 /// or a file server. One thread adds and takes; tiles come out in the order they were added.
 class TileFeed {
  public:
-  /// @param depth how many tiles are read ahead
+  /// @param depth how many tiles are read ahead; 0: none, and items are numbers only, for threads
+  /// that read what they decode
   TileFeed(const Catalog& catalog, std::size_t depth);
   ~TileFeed();
   TileFeed(const TileFeed&) = delete;
@@ -32,8 +33,9 @@ class TileFeed {
     std::string error;  ///< why it could not be read; empty where it could
   };
 
-  /// The next tile, waited for. Valid until the next call. As many calls as tiles were added.
-  const Item& next();
+  /// The next tile, waited for. As many calls as tiles were added.
+  /// @param taken what it held is read into again
+  void next(Item& taken);
 
  private:
   struct Range {
@@ -41,10 +43,10 @@ class TileFeed {
   };
 
   void read_all();
+  std::size_t take_wanted();  ///< the lock is held
 
   const Catalog& catalog_;
   std::vector<Item> ring_;
-  Item taken_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Range> wanted_;

@@ -35,18 +35,28 @@ void show(unsigned view, std::size_t side, const std::uint8_t* from, std::uint8_
 
 }  // namespace
 
-UnitScorer::UnitScorer(Plan& plan, TileFeed& feed, Extras extras, FirstLook look, int threads)
+UnitScorer::UnitScorer(Plan& plan, TileFeed& feed, Extras extras, FirstLook look)
     : plan_(plan),
       feed_(feed),
       extras_(extras),
       look_(look),
-      threads_(static_cast<std::size_t>(threads)),
-      pixels_(static_cast<std::size_t>(plan.batch() * plan.bytes_per_tile())),
+      buffers_(torch::empty({2, plan.batch() * plan.bytes_per_tile()},
+                            torch::TensorOptions(torch::kByte).pinned_memory(plan.is_on_device()))),
+      pixels_(buffer(false)),
       middles_(look.plan != nullptr
                    ? static_cast<std::size_t>(look.plan->batch() * look.plan->bytes_per_tile())
                    : 0),
       waiting_pixels_(look.plan != nullptr ? pixels_.size() : 0),
       view_(extras.all_views ? pixels_.size() : 0) {}
+
+void UnitScorer::read_and_decode_on(int threads, const Catalog& catalog) {
+  for (int i = 0; i < threads; ++i) workers_.push_back(std::make_unique<Worker>(catalog));
+}
+
+std::span<std::uint8_t> UnitScorer::buffer(bool second) const {
+  const auto half = buffers_[second ? 1 : 0];
+  return {half.mutable_data_ptr<std::uint8_t>(), static_cast<std::size_t>(half.numel())};
+}
 
 std::vector<float> UnitScorer::infer(std::span<const std::uint8_t> tiles,
                                      std::vector<float>& features) {
@@ -106,11 +116,10 @@ void UnitScorer::settle_waiting(UnitResult& result) {
   waiting_.clear();
 }
 
-std::string UnitScorer::decode(const TileFeed::Item& item, std::uint32_t side_px,
-                               std::span<std::uint8_t> pixels) {
+std::string UnitScorer::decode(const TileFeed::Item& item, std::span<std::uint8_t> pixels) const {
   if (!item.error.empty()) return item.error;
   try {
-    decode_png_tile(item.png, side_px, pixels);
+    decode_png_tile(item.png, plan_.card().tile_px, pixels);
   } catch (const Error& error) {
     return error.what();
   }
@@ -118,23 +127,52 @@ std::string UnitScorer::decode(const TileFeed::Item& item, std::uint32_t side_px
 }
 
 std::vector<std::string> UnitScorer::decode_next(std::size_t tiles) {
-  const std::uint32_t side_px = plan_.card().tile_px;
   const auto bytes = static_cast<std::size_t>(plan_.bytes_per_tile());
-  const auto pixels_of = [&](std::size_t i) {
-    return std::span(pixels_).subspan(i * bytes, bytes);
-  };
   std::vector<std::string> reasons(tiles);
-  if (threads_ == 1) {
-    for (std::size_t i = 0; i < tiles; ++i)
-      reasons[i] = decode(feed_.next(), side_px, pixels_of(i));
+  if (workers_.empty()) {
+    for (std::size_t i = 0; i < tiles; ++i) {
+      feed_.next(item_);
+      reasons[i] = decode(item_, pixels_.subspan(i * bytes, bytes));
+    }
     return reasons;
   }
-  std::vector<TileFeed::Item> items;
-  for (std::size_t i = 0; i < tiles; ++i) items.push_back(feed_.next());
-  for_each_index(tiles, threads_, [&](std::size_t i, std::size_t /*worker*/) {
-    reasons[i] = decode(items[i], side_px, pixels_of(i));
+  std::vector<std::size_t> wanted(tiles);
+  for (std::size_t& tile : wanted) {
+    feed_.next(item_);
+    tile = item_.tile;
+  }
+  for_each_index(tiles, workers_.size(), [&](std::size_t i, std::size_t worker) {
+    auto& [reader, item] = *workers_[worker];
+    item.error.clear();
+    try {
+      reader.read(wanted[i], item.png);
+    } catch (const std::exception& error) {
+      item.error = error.what();
+    }
+    reasons[i] = decode(item, pixels_.subspan(i * bytes, bytes));
   });
   return reasons;
+}
+
+void UnitScorer::append(const std::vector<float>& rows, UnitResult& result) {
+  result.probabilities.insert(result.probabilities.end(), rows.begin(), rows.end());
+}
+
+void UnitScorer::clear(std::size_t first, const std::vector<std::size_t>& rejected,
+                       UnitResult& result) const {
+  const std::size_t classes = plan_.card().classes.size();
+  for (const std::size_t i : rejected)
+    std::fill_n(result.probabilities.data() + (first + i) * classes, classes, 0.0F);
+}
+
+void UnitScorer::settle(const Started& started, UnitResult& result) const {
+  append(probabilities(started.result.logits.cpu()), result);
+  if (extras_.features) {
+    const auto features = started.result.features.cpu();
+    const float* from = features.const_data_ptr<float>();
+    result.features.insert(result.features.end(), from, from + features.numel());
+  }
+  clear(started.first, started.rejected, result);
 }
 
 std::optional<UnitResult> UnitScorer::score(std::uint64_t unit, std::size_t tiles,
@@ -143,10 +181,14 @@ std::optional<UnitResult> UnitScorer::score(std::uint64_t unit, std::size_t tile
   const auto start = Clock::now();
   const auto batch = static_cast<std::size_t>(plan_.batch());
   const auto bytes = static_cast<std::size_t>(plan_.bytes_per_tile());
-  const std::size_t classes = plan_.card().classes.size();
   UnitResult result;
   result.unit = unit;
-  result.probabilities.reserve(tiles * classes);
+  result.probabilities.reserve(tiles * plan_.card().classes.size());
+  // A GPU computes a batch while the next one is decoded.
+  const bool overlaps = plan_.is_on_device() && !extras_.all_views && look_.plan == nullptr;
+  std::optional<Started> started;
+  bool uses_second = false;
+  pixels_ = buffer(uses_second);
   for (std::size_t first = 0; first < tiles; first += batch) {
     const std::size_t here = std::min(batch, tiles - first);
     std::vector<std::size_t> rejected;
@@ -161,17 +203,23 @@ std::optional<UnitResult> UnitScorer::score(std::uint64_t unit, std::size_t tile
       rejected.push_back(i);
       result.rejected.push_back({static_cast<std::uint32_t>(first + i), std::move(reason)});
     }
-    if (look_.plan != nullptr) {
-      look_at(first, here, rejected, result);
+    if (overlaps) {
+      Started next{plan_.start(pixels_.first(here * bytes)), first, std::move(rejected)};
+      if (started) settle(*started, result);
+      started = std::move(next);
+      uses_second = !uses_second;
+      pixels_ = buffer(uses_second);
     } else {
-      const std::vector<float> rows =
-          infer(std::span(pixels_).first(here * bytes), result.features);
-      result.probabilities.insert(result.probabilities.end(), rows.begin(), rows.end());
+      if (look_.plan != nullptr) {
+        look_at(first, here, rejected, result);
+      } else {
+        append(infer(pixels_.first(here * bytes), result.features), result);
+      }
+      clear(first, rejected, result);
     }
-    for (const std::size_t i : rejected)
-      std::fill_n(result.probabilities.data() + (first + i) * classes, classes, 0.0F);
     if (!between(here)) return std::nullopt;
   }
+  if (started) settle(*started, result);
   settle_waiting(result);
   result.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return result;

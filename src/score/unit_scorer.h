@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "quadrat/score/journal.h"
 #include "quadrat/score/plan.h"
+#include "quadrat/tiles/reader.h"
 #include "tile_feed.h"
 
 namespace quadrat::score {
@@ -29,8 +31,10 @@ struct FirstLook {
 /// Turns tiles into probabilities, batch by batch: decode, compute, softmax.
 class UnitScorer {
  public:
-  /// @param threads that decode
-  UnitScorer(Plan& plan, TileFeed& feed, Extras extras = {}, FirstLook look = {}, int threads = 1);
+  UnitScorer(Plan& plan, TileFeed& feed, Extras extras = {}, FirstLook look = {});
+
+  /// Reads and decodes on so many threads what a feed of depth 0 names. @param catalog the feed's
+  void read_and_decode_on(int threads, const Catalog& catalog);
 
   /// Scores the next `tiles` tiles that the feed was told of.
   /// @param between called after every batch with the tiles it had; false stops
@@ -40,8 +44,7 @@ class UnitScorer {
 
  private:
   /// @return why the tile is rejected; empty where `pixels` was filled
-  static std::string decode(const TileFeed::Item& item, std::uint32_t side_px,
-                            std::span<std::uint8_t> pixels);
+  std::string decode(const TileFeed::Item& item, std::span<std::uint8_t> pixels) const;
 
   /// The next tiles of the feed into `pixels_`. @return of each, what decode() returned
   std::vector<std::string> decode_next(std::size_t tiles);
@@ -50,12 +53,32 @@ class UnitScorer {
                UnitResult& result);
   void settle_waiting(UnitResult& result);
 
+  /// What a thread that reads and decodes has of its own.
+  struct Worker {
+    explicit Worker(const Catalog& catalog) : reader(catalog) {}
+    TileReader reader;
+    TileFeed::Item item;
+  };
+
+  /// A batch that a GPU was given.
+  struct Started {
+    Plan::Result result;
+    std::size_t first = 0;
+    std::vector<std::size_t> rejected;
+  };
+  void settle(const Started& started, UnitResult& result) const;
+  static void append(const std::vector<float>& rows, UnitResult& result);
+  void clear(std::size_t first, const std::vector<std::size_t>& rejected, UnitResult& result) const;
+  std::span<std::uint8_t> buffer(bool second) const;
+
   Plan& plan_;
   TileFeed& feed_;
   Extras extras_;
   FirstLook look_;
-  std::size_t threads_;
-  std::vector<std::uint8_t> pixels_;          // [batch, side, side, 3]
+  std::vector<std::unique_ptr<Worker>> workers_;  // none: this thread decodes what the feed read
+  TileFeed::Item item_;
+  torch::Tensor buffers_;                     // uint8 [2, batch * side * side * 3]
+  std::span<std::uint8_t> pixels_;            // [batch, side, side, 3], one of the two
   std::vector<std::uint8_t> middles_;         // [batch, look's side, look's side, 3]
   std::vector<std::uint8_t> waiting_pixels_;  // [batch, side, side, 3], tiles to be computed whole
   std::vector<std::size_t> waiting_;          // their places in the unit

@@ -135,6 +135,8 @@ class DeviceTiles::Stream : public InputStream {
     const auto& transform = owner_.transform_;
     gpu::Format format;
     format.side_px = transform.side_px();
+    format.blocks = owner_.options_.blocks;
+    format.crops = augmented_ && transform.augment() == Augment::kSample;
     format.mean = {transform.mean()[0], transform.mean()[1], transform.mean()[2]};
     format.std = {transform.std()[0], transform.std()[1], transform.std()[2]};
     format.lookup = static_cast<const float*>(owner_.lookup_.const_data_ptr());

@@ -42,6 +42,7 @@ class DeviceTiles {
     std::size_t kept = 0;  ///< tiles, from the first, that the device keeps
     StoreLimits host;      ///< for the others, decoded
     gpu::Element element = gpu::Element::kFloat32;
+    InputBlocks blocks;
     int threads = 1;  ///< that decode
   };
 

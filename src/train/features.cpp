@@ -27,8 +27,8 @@ void FeatureCache::put(const std::vector<Sample>& samples, const torch::Tensor& 
   values_.index_copy_(0, rows_of(samples), rows.to(values_.options()));
 }
 
-torch::Tensor FeatureCache::gather(const std::vector<Sample>& samples) const {
-  return values_.index_select(0, rows_of(samples));
+torch::Tensor FeatureCache::gather(const torch::Tensor& rows) const {
+  return values_.index_select(0, rows);
 }
 
 }  // namespace quadrat

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <queue>
+#include <utility>
 
 #include "quadrat/base/log.h"
 #include "quadrat/base/progress.h"
@@ -37,20 +39,34 @@ std::uint64_t views_of(const Session& session, Inputs::Use use) {
 /// Features out of the cache.
 class KeptFeatures : public InputStream {
  public:
-  KeptFeatures(const FeatureCache& cache, SamplesOfStep samples, Steps steps)
-      : cache_(cache), samples_(std::move(samples)), step_(steps.first) {}
+  KeptFeatures(const FeatureCache& cache, const SamplesOfStep& samples_of, Steps steps)
+      : cache_(cache) {
+    std::vector<Sample> all;
+    for (std::int64_t step = steps.first; step < steps.second; ++step) {
+      const auto samples = samples_of(step);
+      std::vector<std::uint32_t> tiles;
+      for (const Sample& sample : samples) tiles.push_back(sample.tile);
+      tiles_.push(std::move(tiles));
+      all.insert(all.end(), samples.begin(), samples.end());
+    }
+    rows_ = cache_.rows_of(all);
+  }
 
   Batch next() override {
-    const auto samples = samples_(step_++);
-    Batch batch{cache_.gather(samples), {}};
-    for (const Sample& sample : samples) batch.tiles.push_back(sample.tile);
+    Batch batch;
+    batch.tiles = std::move(tiles_.front());
+    tiles_.pop();
+    const auto count = std::ssize(batch.tiles);
+    batch.input = cache_.gather(rows_.narrow(0, begin_, count));
+    begin_ += count;
     return batch;
   }
 
  private:
   const FeatureCache& cache_;
-  SamplesOfStep samples_;
-  std::int64_t step_;
+  std::queue<std::vector<std::uint32_t>> tiles_;  ///< of the steps to come
+  torch::Tensor rows_;                            ///< of all steps' samples
+  std::int64_t begin_ = 0;
 };
 
 /// Features computed as they are asked for.
@@ -122,9 +138,10 @@ void Inputs::open_tiles(const Catalog& catalog, std::uint64_t memory_bytes, std:
     return;
   }
   const auto element = session_.bf16 ? gpu::Element::kBf16 : gpu::Element::kFloat32;
-  device_tiles_ =
-      std::make_unique<DeviceTiles>(*device_, session_.transform, catalog, tiles_,
-                                    DeviceTiles::Options{kept, limits, element, session_.threads});
+  device_tiles_ = std::make_unique<DeviceTiles>(
+      *device_, session_.transform, catalog, tiles_,
+      DeviceTiles::Options{kept, limits, element, session_.network->input_blocks(kTileSide_px),
+                           session_.threads});
 }
 
 std::unique_ptr<InputStream> Inputs::pixels(SamplesOfStep samples, Steps steps) {
@@ -165,7 +182,7 @@ std::unique_ptr<InputStream> Inputs::stream(std::uint64_t epoch, TilesOfStep til
     }
     return of_step;
   };
-  if (cache_) return std::make_unique<KeptFeatures>(*cache_, std::move(samples), steps);
+  if (cache_) return std::make_unique<KeptFeatures>(*cache_, samples, steps);
   auto tiles_themselves = pixels(std::move(samples), steps);
   if (views_ == 0) return tiles_themselves;
   return std::make_unique<FreshFeatures>(std::move(tiles_themselves), *frozen_,

@@ -39,7 +39,8 @@ class TileDevice {
 
   /// Queues gpu::augment where the network is queued too.
   /// @param samples gpu::Sample [count] on the device
-  /// @return [count, 3, side, side] channels last, on the device; no event where count is 0
+  /// @return [count, channels, side, side] of the format's blocks, channels last, on the device; no
+  /// event where count is 0
   virtual std::pair<torch::Tensor, DeviceEventPtr> augment(const torch::Tensor& samples,
                                                            std::int64_t count,
                                                            const gpu::Format& format,

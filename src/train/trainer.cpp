@@ -173,7 +173,7 @@ void Trainer::compute_gradients(const Batch& batch, std::int64_t tiles_in_step,
   for (const auto tile : batch.tiles) {
     keys.push_back(KeyedRandom({session_.seed, kStreamDropout, position.epoch, tile}).next());
   }
-  session_.network->set_dropout_keys(std::move(keys));
+  session_.network->set_dropout_keys(keys);
   torch::Tensor logits;
   {
     const Autocast autocast(session_);

@@ -11,11 +11,16 @@
 #include <vector>
 
 #include "device_tiles.h"
+#include "on_gpu.h"
 #include "quadrat/comm/gradient_reducer.h"
 #include "quadrat/gpu/augment.h"
 #include "quadrat/image/png.h"
+#include "quadrat/model/input_blocks.h"
 #include "quadrat/model/network.h"
+#include "quadrat/model/weights.h"
 #include "quadrat/mpi/communicator.h"
+#include "quadrat/score/device_network.h"
+#include "quadrat/score/network.h"
 #include "quadrat/train/optimizer.h"
 
 namespace quadrat {
@@ -34,8 +39,14 @@ torch::Tensor on_gpu(const void* data, std::size_t bytes) {
   return host.to(kGpu);
 }
 
+double relative_error(const torch::Tensor& found, const torch::Tensor& expected) {
+  const auto wide = found.cpu().to(torch::kDouble);
+  return ((wide - expected).norm() / expected.norm().clamp_min(1e-30)).item<double>();
+}
+
 /// Random tiles by the kernel and by TileTransform, [n, 3, side, side] float32 on the CPU each.
-std::pair<torch::Tensor, torch::Tensor> augmented(Augment augment, gpu::Element element) {
+std::pair<torch::Tensor, torch::Tensor> augmented(
+    Augment augment, gpu::Element element, const InputBlocks& blocks = InputBlocks::plain(kSide)) {
   constexpr std::int64_t kCount = 24;
   const TileTransform transform = transform_of(augment);
   const std::size_t values = transform.values_per_tile();
@@ -56,11 +67,14 @@ std::pair<torch::Tensor, torch::Tensor> augmented(Augment augment, gpu::Element 
   const auto samples_there = on_gpu(samples.data(), samples.size() * sizeof(gpu::Sample));
   gpu::Format format;
   format.side_px = kSide;
+  format.blocks = blocks;
+  format.crops = augment == Augment::kSample;
   format.mean = {0.485F, 0.456F, 0.406F};
   format.std = {0.229F, 0.224F, 0.225F};
   format.lookup = static_cast<const float*>(lookup.const_data_ptr());
   const auto type = element == gpu::Element::kBf16 ? torch::kBFloat16 : torch::kFloat;
-  auto out = torch::empty({kCount, kSide, kSide, 3}, torch::TensorOptions(type).device(kGpu));
+  auto out = torch::full({kCount, blocks.side, blocks.side, blocks.channels}, std::nanf(""),
+                         torch::TensorOptions(type).device(kGpu));
   gpu::augment(static_cast<const gpu::Sample*>(samples_there.const_data_ptr()), kCount, format,
                element, out.mutable_data_ptr(), at::cuda::getCurrentCUDAStream().stream());
   return {out.cpu().to(torch::kFloat), expected};
@@ -80,6 +94,20 @@ TEST(Augmentation, bf16_is_within_its_rounding) {
   for (const Augment augment : {Augment::kNone, Augment::kSample, Augment::kDihedral}) {
     const auto [found, expected] = augmented(augment, gpu::Element::kBf16);
     EXPECT_TRUE(((found - expected).abs() <= expected.abs() * 0x1p-8 + 1e-6).all().item<bool>());
+  }
+}
+
+/// In blocks the kernel writes what torch makes of its pixels, whatever the symmetry.
+TEST(Augmentation, in_blocks_is_the_same_pixels) {
+  for (const Augment augment : {Augment::kDihedral, Augment::kSample}) {
+    for (const auto element : {gpu::Element::kFloat32, gpu::Element::kBf16}) {
+      const auto pixels = augmented(augment, element).first.permute({0, 3, 1, 2});
+      for (const InputBlocks& blocks : {InputBlocks::for_convolution(kSide, 7, 2, 3),
+                                        InputBlocks::for_convolution(kSide, 11, 4, 2)}) {
+        const auto found = augmented(augment, element, blocks).first.permute({0, 3, 1, 2});
+        EXPECT_TRUE(torch::equal(found, to_blocks(pixels, blocks))) << blocks.block_px;
+      }
+    }
   }
 }
 
@@ -108,7 +136,7 @@ TEST(TilesOnGpu, batches_are_the_cpus) {
     const auto device = make_cuda_tile_device(kGpu);
     EXPECT_GT(device->free_bytes(), 0U);
     DeviceTiles on_device(*device, transform, catalog, tiles,
-                          {kept, {}, gpu::Element::kFloat32, 4});
+                          {kept, {}, gpu::Element::kFloat32, InputBlocks::plain(kSide), 4});
     TileStore store(catalog, tiles, kSide, {});
     BatchStream expected(store, transform, true, samples, {0, 12});
     const auto found = on_device.stream(true, samples, {0, 12});
@@ -137,29 +165,266 @@ TEST(Nccl, one_rank_keeps_its_sums) {
   reduce->settle();  // nothing is on its way
 }
 
-/// Loss and gradients of a batch; TF32 is off where the precision is float32.
-std::vector<torch::Tensor> gradients_on(torch::Device device) {
-  auto network = Network::create(Architecture::kResNet18, 6, 3);
+/// Loss and gradients of a batch, on a GPU of tiles in blocks.
+std::vector<torch::Tensor> gradients_on(torch::Device device, Architecture architecture) {
+  auto network = Network::create(architecture, 6, 3);
   network->to(device);
   network->set_retraining(Retraining::kAll);
   network->train_mode();
+  network->set_dropout_keys({1, 2, 3, 4, 5, 6, 7, 8});
   torch::manual_seed(4);
-  const auto input = torch::randn({8, 3, 224, 224}).contiguous(torch::MemoryFormat::ChannelsLast);
+  auto input = torch::randn({8, 3, 224, 224}).contiguous(torch::MemoryFormat::ChannelsLast);
+  if (device.is_cuda()) input = to_blocks(input, network->input_blocks(224)).to(device);
   const auto labels = torch::arange(8) % 6;
-  const auto loss = at::cross_entropy_loss(network->forward(input.to(device)), labels.to(device));
+  const auto loss = at::cross_entropy_loss(network->forward(input), labels.to(device));
   loss.backward();
   std::vector<torch::Tensor> all{loss.detach().cpu()};
   for (const auto& parameter : network->parameters()) all.push_back(parameter.grad().cpu());
   return all;
 }
 
-TEST(Network, gradients_are_the_cpus) {
+/// By norm: some of ten million ReLUs lie so near 0 that float32's rounding turns them.
+TEST(NetworkOnGpu, has_the_cpus_gradients) {
   at::globalContext().setAllowTF32CuDNN(false);
   at::globalContext().setAllowTF32CuBLAS(false);
-  const auto expected = gradients_on(torch::kCPU), found = gradients_on(kGpu);
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double scale = expected[i].abs().max().item<double>();
-    EXPECT_LT((found[i] - expected[i]).abs().max().item<double>(), 2e-3 * scale + 1e-6) << i;
+  for (const auto architecture : {Architecture::kAlexNet, Architecture::kResNet18}) {
+    const auto expected = gradients_on(torch::kCPU, architecture);
+    const auto found = gradients_on(kGpu, architecture);
+    EXPECT_LT(relative_error(found[0], expected[0].to(torch::kDouble)), 1e-5);
+    for (std::size_t i = 1; i < expected.size(); ++i)
+      EXPECT_LT(relative_error(found[i], expected[i].to(torch::kDouble)), 0.01) << i;
+  }
+}
+
+TEST(NetworkOnGpu, compiled_for_scoring_has_the_cpus_logits) {
+  std::mt19937 random(8);
+  std::vector<std::uint8_t> tiles(std::size_t{11} * 3 * kSide * kSide);
+  for (auto& byte : tiles) byte = static_cast<std::uint8_t>(random() >> 24);
+  for (const auto architecture : {Architecture::kAlexNet, Architecture::kResNet18}) {
+    const auto network = Network::create(architecture, 6, 3);
+    ModelCard card;
+    card.architecture = architecture;
+    card.classes = {"a", "b", "c", "d", "e", "f"};
+    const auto compiled = [&](torch::Device device, torch::ScalarType dtype) {
+      return score::DeviceNetwork(
+          score::fuse_network(to_weights_file(*network, card), card, "model"), device, dtype);
+    };
+    const auto expected = compiled(torch::kCPU, torch::kFloat).infer(tiles);
+    const auto fp32 = compiled(kGpu, torch::kFloat).infer(tiles);
+    EXPECT_LT(relative_error(fp32.features, expected.features.to(torch::kDouble)), 1e-5);
+    EXPECT_LT(relative_error(fp32.logits, expected.logits.to(torch::kDouble)), 1e-5);
+    const auto bf16 = compiled(kGpu, torch::kBFloat16).infer(tiles);
+    EXPECT_LT(relative_error(bf16.features, expected.features.to(torch::kDouble)), 0.05);
+  }
+}
+
+enum class Then { kNothing, kRelu, kShortcutRelu, kReluPool };
+
+/// Input, shortcut, and the weights of the outputs in a loss; all as BatchNorm's reference has
+/// them.
+struct NormCase {
+  torch::Tensor input, shortcut, output_weight;
+};
+
+NormCase norm_case(std::int64_t channels, torch::ScalarType type, Then then, std::int64_t images,
+                   std::int64_t height, std::int64_t width) {
+  const auto map = [&](std::int64_t h, std::int64_t w) {
+    return torch::randn({images, channels, h, w}).contiguous(torch::MemoryFormat::ChannelsLast);
+  };
+  const bool pooled = then == Then::kReluPool;
+  // A mean far from 0 is what a careless sum of squares loses. Before a ReLU it is nearer: the
+  // farther, the more values lie so close to 0 that float32's rounding turns them.
+  const double mean = then == Then::kNothing ? 30 : 1;
+  return {(map(height, width) * 0.5 + mean).to(type), map(height, width).to(type),
+          map(pooled ? (height + 1) / 2 : height, pooled ? (width + 1) / 2 : width).to(type)};
+}
+
+/// Beside torch's own layers in float64 on the same, rounded, numbers. Of bf16 only what is written
+/// is rounded, to 8 bits. In float32 a mean of 30 leaves 30 * 2^-23 / 0.5 of a value; and one of a
+/// million ReLUs that rounding turns shows as 1e-3 in a gradient's norm.
+void expect_torchs_batch_norm(std::int64_t channels, torch::ScalarType type, Then then,
+                              BatchNormMode mode, std::int64_t images, std::int64_t height,
+                              std::int64_t width) {
+  SCOPED_TRACE(testing::Message() << channels << " channels, " << type << ", " << int(then)
+                                  << ", mode " << int(mode) << ", " << images << "x" << height
+                                  << "x" << width);
+  torch::manual_seed(7);
+  const NormCase given = norm_case(channels, type, then, images, height, width);
+  torch::nn::BatchNorm2d reference(channels);
+  reference->to(torch::kDouble);
+  reference->weight.data().copy_(torch::randn({channels}));
+  reference->bias.data().copy_(torch::randn({channels}));
+  reference->running_mean.fill_(then == Then::kNothing ? 30 : 1)
+      .add_(torch::randn({channels}), 0.1);
+  if (mode == BatchNormMode::kFrozen) reference->eval();
+  BatchNorm norm(channels);
+  norm->weight.data().copy_(reference->weight.data());
+  norm->bias.data().copy_(reference->bias.data());
+  norm->running_mean.copy_(reference->running_mean);
+  norm->to(kGpu);
+  int sums = 0;
+  norm->set_mode(mode, [&](torch::Tensor& values) {
+    EXPECT_EQ(values.scalar_type(), torch::kDouble);
+    ++sums;
+  });
+
+  const auto of_reference = [](const torch::Tensor& tensor) {
+    return tensor.to(torch::kDouble).clone().requires_grad_();
+  };
+  auto reference_input = of_reference(given.input),
+       reference_shortcut = of_reference(given.shortcut);
+  auto expected = reference(reference_input);
+  if (then == Then::kShortcutRelu) expected = expected + reference_shortcut;
+  if (then != Then::kNothing) expected = expected.relu();
+  if (then == Then::kReluPool) expected = torch::max_pool2d(expected, 3, 2, 1);
+  (expected * given.output_weight.to(torch::kDouble)).sum().backward();
+
+  auto input = given.input.to(kGpu).requires_grad_(),
+       shortcut = given.shortcut.to(kGpu).requires_grad_();
+  const auto found = then == Then::kNothing        ? norm(input)
+                     : then == Then::kRelu         ? norm->forward_relu(input)
+                     : then == Then::kShortcutRelu ? norm->forward_relu(input, shortcut)
+                                                   : norm->forward_relu_pool(input);
+  ASSERT_EQ(found.scalar_type(), type);
+  EXPECT_TRUE(found.is_contiguous(torch::MemoryFormat::ChannelsLast));
+  found.backward(given.output_weight.to(kGpu));
+  EXPECT_EQ(sums, mode == BatchNormMode::kSync ? 2 : 0);
+
+  const double tolerance = type == torch::kBFloat16 ? 0x1p-8 : 2e-5;
+  const double of_gradients = std::max(2 * tolerance, then == Then::kNothing ? 0 : 2e-3);
+  EXPECT_LT(relative_error(found, expected), tolerance);
+  EXPECT_LT(relative_error(input.grad(), reference_input.grad()), of_gradients);
+  if (then == Then::kShortcutRelu) {
+    EXPECT_LT(relative_error(shortcut.grad(), reference_shortcut.grad()), of_gradients);
+  }
+  EXPECT_LT(relative_error(norm->weight.grad(), reference->weight.grad()), of_gradients);
+  EXPECT_LT(relative_error(norm->bias.grad(), reference->bias.grad()), of_gradients);
+  EXPECT_LT(relative_error(norm->running_mean, reference->running_mean), 1e-6);
+  EXPECT_LT(relative_error(norm->running_var, reference->running_var), 1e-5);
+}
+
+TEST(BatchNormOnGpu, is_torchs) {
+  for (const auto type : {torch::kFloat, torch::kBFloat16}) {
+    for (const Then then : {Then::kNothing, Then::kRelu, Then::kShortcutRelu, Then::kReluPool}) {
+      for (const auto mode : {BatchNormMode::kLocal, BatchNormMode::kSync, BatchNormMode::kFrozen})
+        expect_torchs_batch_norm(64, type, then, mode, 5, 9, 12);
+      expect_torchs_batch_norm(192, type, then, BatchNormMode::kLocal, 3, 7, 7);
+      expect_torchs_batch_norm(512, type, then, BatchNormMode::kLocal, 40, 14, 14);
+      expect_torchs_batch_norm(64, type, then, BatchNormMode::kLocal, 32, 56, 56);
+      expect_torchs_batch_norm(1024, type, then, BatchNormMode::kLocal, 8, 2, 1);
+    }
+  }
+}
+
+TEST(BatchNormOnGpu, adds_up_the_gradients_of_two_readers) {
+  for (const bool has_both : {true, false}) {
+    torch::manual_seed(2);
+    const NormCase given = norm_case(64, torch::kFloat, Then::kShortcutRelu, 4, 6, 6);
+    std::vector<torch::Tensor> all[2];
+    for (const bool twice : {false, true}) {
+      BatchNorm norm(64);
+      norm->to(kGpu);
+      auto input = given.input.to(kGpu).requires_grad_();
+      auto shortcut = given.shortcut.to(kGpu).requires_grad_();
+      const auto weight = given.output_weight.to(kGpu);
+      torch::Tensor loss;
+      if (twice) {
+        const auto [one, other] = norm->forward_relu_twice(input, shortcut);
+        EXPECT_TRUE(torch::equal(one, other));
+        loss = has_both ? (one * weight).sum() + (other * other).sum() : (other * other).sum();
+      } else {
+        const auto output = norm->forward_relu(input, shortcut);
+        loss = (output * output).sum();
+        if (has_both) loss = loss + (output * weight).sum();
+      }
+      loss.backward();
+      all[twice] = {input.grad(), shortcut.grad(), norm->weight.grad(), norm->bias.grad()};
+    }
+    for (std::size_t i = 0; i < all[0].size(); ++i)
+      EXPECT_TRUE(torch::allclose(all[1][i], all[0][i], 1e-5, 1e-5)) << i << has_both;
+  }
+}
+
+/// A convolution's bias, ReLU and pooling, as AlexNet has them, beside torch's.
+TEST(BatchNormOnGpu, of_a_bias_alone_is_torchs) {
+  for (const std::int64_t side : {55, 13, 6}) {
+    torch::manual_seed(2);
+    const auto x = torch::randn({3, 64, side, side}).contiguous(torch::MemoryFormat::ChannelsLast);
+    const auto bias = torch::randn({64});
+    for (const bool is_pooled : {true, false}) {
+      auto wide = x.to(torch::kDouble).requires_grad_(),
+           wide_bias = bias.to(torch::kDouble).requires_grad_();
+      auto expected = (wide + wide_bias.view({1, -1, 1, 1})).relu();
+      if (is_pooled) expected = torch::max_pool2d(expected, 3, 2);
+      const auto weight = torch::randn_like(expected);
+      (expected * weight).sum().backward();
+      auto input = x.to(kGpu).requires_grad_(), on_gpu = bias.to(kGpu).requires_grad_();
+      const auto found = rectified_on_gpu(input, on_gpu, is_pooled);
+      found.backward(weight.to(torch::kFloat).to(kGpu));
+      EXPECT_LT(relative_error(found, expected), 1e-6) << side;
+      EXPECT_LT(relative_error(input.grad(), wide.grad()), 1e-6) << side;
+      EXPECT_LT(relative_error(on_gpu.grad(), wide_bias.grad()), 1e-5) << side;
+    }
+  }
+}
+
+TEST(BatchNormOnGpu, is_the_same_to_the_bit_each_time) {
+  std::vector<torch::Tensor> first;
+  for (int run = 0; run < 3; ++run) {
+    torch::manual_seed(3);
+    const NormCase given = norm_case(64, torch::kBFloat16, Then::kReluPool, 64, 56, 56);
+    BatchNorm norm(64);
+    norm->to(kGpu);
+    auto input = given.input.to(kGpu).requires_grad_();
+    const auto output = norm->forward_relu_pool(input);
+    output.backward(given.output_weight.to(kGpu));
+    const std::vector<torch::Tensor> all{output, input.grad(), norm->weight.grad(),
+                                         norm->running_var};
+    if (run == 0) first = all;
+    for (std::size_t i = 0; i < all.size(); ++i) EXPECT_TRUE(torch::equal(all[i], first[i])) << i;
+  }
+}
+
+TEST(BatchNormOnGpu, of_no_tiles_still_takes_part_in_sums) {
+  BatchNorm norm(64);
+  norm->to(kGpu);
+  int sums = 0;
+  norm->set_mode(BatchNormMode::kSync, [&](torch::Tensor& values) {
+    ++sums;
+    values += 1;  // as if another rank had rows
+  });
+  auto input = torch::empty({0, 64, 8, 8}, torch::TensorOptions(torch::kBFloat16).device(kGpu))
+                   .contiguous(torch::MemoryFormat::ChannelsLast)
+                   .requires_grad_();
+  const auto output = norm->forward_relu(input);
+  output.sum().backward();
+  EXPECT_EQ(sums, 2);
+  EXPECT_TRUE((norm->weight.grad() == 0).all().item<bool>());
+}
+
+TEST(Dropout, on_a_gpu_has_the_cpus_mask) {
+  for (const auto type : {torch::kFloat, torch::kBFloat16}) {
+    std::vector<torch::Tensor> all[2];
+    for (const torch::Device device : {torch::Device(torch::kCPU), kGpu}) {
+      auto network = Network::create(Architecture::kAlexNet, 6, 3);
+      network->to(device, type);
+      network->set_retraining(Retraining::kFullyConnected);
+      network->train_mode();
+      // Powers of two: no sum of the layers' products rounds, whatever its order.
+      const torch::NoGradGuard no_gradients;
+      for (auto& parameter : network->parameters()) parameter.fill_(0x1p-14);
+      network->set_dropout_keys({5, 6, 7});
+      auto features = torch::ones({3, 9216}, torch::TensorOptions(type).device(device));
+      const torch::AutoGradMode gradients(true);
+      features.requires_grad_();
+      const auto logits = network->trained_part(features);
+      logits.sum().backward();
+      all[device.is_cuda()] = {features.grad().ne(0).cpu(),
+                               logits.detach().cpu().to(torch::kFloat)};
+    }
+    EXPECT_TRUE(torch::equal(all[0][0], all[1][0]));
+    EXPECT_NEAR(all[0][0].to(torch::kFloat).mean().item<double>(), 0.5, 0.02);
+    EXPECT_TRUE(torch::allclose(all[0][1], all[1][1], 1e-2));
   }
 }
 

@@ -26,9 +26,11 @@ TEST(UnitScorer, many_threads_decode_what_one_does) {
   const Catalog catalog = list_tiles(root);
   const auto scored = [&](int threads) {
     Plan plan(fuse_network(weights, card, "model"), Precision::kFp32, 8);
-    TileFeed feed(catalog, 64);
-    feed.add(0, kTiles);
-    UnitScorer scorer(plan, feed, {}, {}, threads);
+    TileFeed feed(catalog, threads == 1 ? 64 : 0);
+    feed.add(0, 6);
+    feed.add(6, kTiles);
+    UnitScorer scorer(plan, feed);
+    if (threads > 1) scorer.read_and_decode_on(threads, catalog);
     return *scorer.score(0, kTiles, [](std::size_t) { return true; });
   };
   const UnitResult one = scored(1), many = scored(5);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -26,19 +27,26 @@ TileTransform transform_of(std::uint32_t side, Augment augment) {
   return {side, {0.485F, 0.456F, 0.406F}, {0.229F, 0.224F, 0.225F}, augment, kSeed};
 }
 
-/// As the kernel does it, barrier by barrier.
+/// As the kernels do it, barrier by barrier.
 template <typename T>
 std::vector<T> block(const TileTransform& transform, const gpu::Sample& sample,
-                     std::uint32_t threads) {
+                     std::uint32_t threads, std::optional<InputBlocks> blocks = {}) {
   gpu::Format format;
   format.side_px = transform.side_px();
+  format.blocks = blocks.value_or(InputBlocks::plain(format.side_px));
+  format.crops = sample.draw.crops;
   format.mean = {transform.mean()[0], transform.mean()[1], transform.mean()[2]};
   format.std = {transform.std()[0], transform.std()[1], transform.std()[2]};
   format.lookup = transform.lookup().data();
   std::vector<gpu::AugmentThread> all;
   for (std::uint32_t thread = 0; thread < threads; ++thread)
     all.emplace_back(sample, format, format.lookup, thread, threads);
-  float mean_grey = 0;
+  const std::size_t positions = std::size_t{format.blocks.side} * format.blocks.side;
+  struct alignas(16) Chunk {
+    T values[16 / sizeof(T)];
+  };
+  std::vector<Chunk> aligned(positions * format.blocks.channels * sizeof(T) / sizeof(Chunk) + 1);
+  T* out = aligned.front().values;
   if (sample.draw.crops) {
     std::vector<double> sums;
     for (const auto& thread : all) sums.push_back(thread.grey());
@@ -46,12 +54,19 @@ std::vector<T> block(const TileTransform& transform, const gpu::Sample& sample,
       for (std::uint32_t thread = 0; thread < threads; ++thread)
         gpu::add_pairwise(sums.data(), thread, half);
     }
-    mean_grey = static_cast<float>(
+    const auto mean_grey = static_cast<float>(
         sums[0] / (static_cast<double>(format.side_px) * static_cast<double>(format.side_px)));
+    for (const auto& thread : all) thread.write_crop(mean_grey, out);
+  } else {
+    for (std::uint32_t index = 0; index < gpu::Strip::count(format); ++index) {
+      // Nothing of it is zero, and it is no longer than the kernel's.
+      std::vector<std::uint32_t> shared(gpu::Strip::shared_words(format), 0xA5A5A5A5U);
+      const gpu::Strip strip = gpu::Strip::of(format, index);
+      for (const auto& thread : all) thread.load(strip, shared.data());
+      for (const auto& thread : all) thread.write(strip, shared.data(), out);
+    }
   }
-  std::vector<T> out(transform.values_per_tile());
-  for (const auto& thread : all) thread.write(mean_grey, out.data());
-  return out;
+  return {out, out + positions * format.blocks.channels};
 }
 
 float widened(gpu::Bf16 value) {
@@ -92,6 +107,52 @@ TEST_P(AugmentBlock, crops_and_jitters_as_the_cpu_does) {
       // 224 pixels at a time. An error of it reaches a value times 0.2 / 255 / std.
       ASSERT_NEAR(found[i], expected[i], 224 * 306 * 0x1p-24 * 0.2 / 255 / 0.224) << i;
     }
+  }
+}
+
+/// The pixels of [side, side, 3] as a convolution's blocks.
+template <typename T>
+std::vector<T> blocked(const std::vector<T>& pixels, std::uint32_t side_px,
+                       const InputBlocks& blocks) {
+  std::vector<T> out;
+  for (std::uint32_t row = 0; row < blocks.side; ++row) {
+    for (std::uint32_t column = 0; column < blocks.side; ++column) {
+      std::uint32_t channels = 0;
+      for (std::uint32_t k = 0; k < blocks.block_px * blocks.block_px; ++k) {
+        const std::int64_t y =
+            row * blocks.block_px + k / blocks.block_px - std::int64_t{blocks.before_px};
+        const std::int64_t x =
+            column * blocks.block_px + k % blocks.block_px - std::int64_t{blocks.before_px};
+        for (std::int64_t c = 0; c < 3; ++c, ++channels) {
+          const bool inside = y >= 0 && y < side_px && x >= 0 && x < side_px;
+          out.push_back(inside ? pixels[static_cast<std::size_t>((y * side_px + x) * 3 + c)] : T{});
+        }
+      }
+      for (; channels < blocks.channels; ++channels) out.push_back(T{});
+    }
+  }
+  return out;
+}
+
+TEST_P(AugmentBlock, lays_out_what_a_convolution_wants) {
+  const auto rgb = random_tile(GetParam());
+  const InputBlocks resnet18 = InputBlocks::for_convolution(GetParam(), 7, 2, 3);
+  EXPECT_EQ(resnet18.channels, 16U);
+  std::vector<InputBlocks> all{resnet18};
+  if (GetParam() > 7) all.push_back(InputBlocks::for_convolution(GetParam(), 11, 4, 2));
+  for (const InputBlocks& blocks : all) {
+    const TileTransform transform = transform_of(GetParam(), Augment::kDihedral);
+    for (std::uint32_t symmetry = 0; symmetry < 8; ++symmetry) {
+      gpu::Sample sample{rgb.data(), {}};
+      sample.draw.symmetry = symmetry;
+      EXPECT_EQ(block<float>(transform, sample, 64, blocks),
+                blocked(block<float>(transform, sample, 64), GetParam(), blocks))
+          << symmetry;
+    }
+    const TileTransform crop = transform_of(GetParam(), Augment::kSample);
+    const gpu::Sample sample{rgb.data(), crop.draw(3, 1)};
+    EXPECT_EQ(block<float>(crop, sample, 64, blocks),
+              blocked(block<float>(crop, sample, 64), GetParam(), blocks));
   }
 }
 

@@ -157,8 +157,9 @@ TEST_F(DeviceTilesTest, batches_are_the_cpus_whatever_the_device_keeps) {
   for (const std::size_t kept : {0U, 12U, 29U}) {
     for (const bool augmented : {false, true}) {
       LazyDevice device(transform_, 0);
-      DeviceTiles on_device(device, transform_, catalog_, tiles(),
-                            {kept, {1 << 20, ""}, gpu::Element::kFloat32, 3});
+      DeviceTiles on_device(
+          device, transform_, catalog_, tiles(),
+          {kept, {1 << 20, ""}, gpu::Element::kFloat32, InputBlocks::plain(kSide), 3});
       TileStore store(catalog_, tiles(), kSide, {1 << 20, ""});
       BatchStream expected(store, transform_, augmented, samples, kSteps);
       const auto stream = on_device.stream(augmented, samples, kSteps);
@@ -183,7 +184,8 @@ TEST_F(DeviceTilesTest, what_is_kept_is_copied_once) {
   LazyDevice device(transform_, 0);
   const auto tile_bytes = static_cast<std::int64_t>(transform_.values_per_tile());
   const std::int64_t lookup_bytes = 256 * 3 * sizeof(float);
-  DeviceTiles on_device(device, transform_, catalog_, tiles(), {29, {}, gpu::Element::kFloat32, 2});
+  DeviceTiles on_device(device, transform_, catalog_, tiles(),
+                        {29, {}, gpu::Element::kFloat32, InputBlocks::plain(kSide), 2});
   EXPECT_EQ(device.copied_bytes(), 29 * tile_bytes + lookup_bytes);
   std::int64_t rows = 0;
   const auto stream = on_device.stream(true, samples, {0, 10});
@@ -194,7 +196,8 @@ TEST_F(DeviceTilesTest, what_is_kept_is_copied_once) {
 
 TEST_F(DeviceTilesTest, a_stream_may_be_left_early_and_another_follow) {
   LazyDevice device(transform_, 0);
-  DeviceTiles on_device(device, transform_, catalog_, tiles(), {5, {}, gpu::Element::kFloat32, 1});
+  DeviceTiles on_device(device, transform_, catalog_, tiles(),
+                        {5, {}, gpu::Element::kFloat32, InputBlocks::plain(kSide), 1});
   on_device.stream(true, samples, {0, 10})->next();
   const auto again = on_device.stream(false, samples, {0, 1})->next();
   device.settle();
@@ -208,7 +211,7 @@ TEST_F(DeviceTilesTest, a_tile_that_cannot_be_used_is_named) {
   const auto work = [&](std::size_t kept) {
     LazyDevice device(transform_, 0);
     DeviceTiles on_device(device, transform_, catalog_, tiles(),
-                          {kept, {}, gpu::Element::kFloat32, 2});
+                          {kept, {}, gpu::Element::kFloat32, InputBlocks::plain(kSide), 2});
     const auto stream = on_device.stream(true, samples, {0, 30});
     for (int step = 0; step < 30; ++step) stream->next();
   };

@@ -154,7 +154,7 @@ TEST(FeatureCache, gathers_the_views_asked_for) {
   FeatureCache cache({3, 5, 9}, 2, 1, torch::kFloat);
   cache.put({{9, 1}, {3, 0}, {3, 1}}, torch::tensor({{91.F}, {30.F}, {31.F}}));
   cache.put({{5, 0}, {5, 1}, {9, 0}}, torch::tensor({{50.F}, {51.F}, {90.F}}));
-  const auto rows = cache.gather({{9, 0}, {3, 1}, {5, 0}});
+  const auto rows = cache.gather(cache.rows_of({{9, 0}, {3, 1}, {5, 0}}));
   EXPECT_TRUE(torch::equal(rows, torch::tensor({{90.F}, {31.F}, {50.F}})));
 }
 

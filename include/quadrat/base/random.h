@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "quadrat/base/host_device.h"
+
 namespace quadrat {
 
 /// Random numbers that are a pure function of a key, so that what a sample gets depends on (seed,
@@ -17,7 +19,17 @@ class KeyedRandom {
     for (const std::uint64_t part : key) state_ = mix(state_ ^ mix(part + kIncrement));
   }
 
-  std::uint64_t next() { return mix(state_ += kIncrement); }
+  /// The same of a key of three parts; for code on a GPU, which has no lists.
+  QUADRAT_HOST_DEVICE KeyedRandom(std::uint64_t first, std::uint64_t second, std::uint64_t third) {
+    state_ = mix(state_ ^ mix(first + kIncrement));
+    state_ = mix(state_ ^ mix(second + kIncrement));
+    state_ = mix(state_ ^ mix(third + kIncrement));
+  }
+
+  QUADRAT_HOST_DEVICE std::uint64_t next() { return mix(state_ += kIncrement); }
+
+  /// As so many calls of next(), at once.
+  QUADRAT_HOST_DEVICE void skip(std::uint64_t numbers) { state_ += numbers * kIncrement; }
 
   /// Uniform in [0, 1), 53 bits.
   double uniform() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
@@ -31,11 +43,11 @@ class KeyedRandom {
   }
 
  private:
-  __extension__ using Wide = unsigned __int128;
+  __extension__ typedef unsigned __int128 Wide;  // `using` is more than nvcc takes after it
 
   static constexpr std::uint64_t kIncrement = 0x9E3779B97F4A7C15u;
 
-  static std::uint64_t mix(std::uint64_t z) {
+  QUADRAT_HOST_DEVICE static std::uint64_t mix(std::uint64_t z) {
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     return z ^ (z >> 31);

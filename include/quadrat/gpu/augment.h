@@ -2,10 +2,9 @@
 
 #include <cstdint>
 
+#include "quadrat/gpu/element.h"
 #include "quadrat/tiles/augment_arithmetic.h"
-
-/// CUDA's stream, as <cuda_runtime.h> has it: cudaStream_t is a pointer to it.
-struct CUstream_st;
+#include "quadrat/tiles/input_blocks.h"
 
 namespace quadrat::gpu {
 
@@ -18,17 +17,20 @@ struct Sample {
 /// What all samples of a batch have in common.
 struct Format {
   std::uint32_t side_px = 0;
+  InputBlocks blocks;             ///< of 1, 2 or 4 pixels
+  bool crops = false;             ///< whether any sample's draw does
   augment::Rgb mean{}, std{};     ///< in units of full scale
   const float* lookup = nullptr;  ///< TileTransform::lookup() in the GPU's memory
+  /// Where there are no samples: [count, side, side, 3] in the GPU's memory, taken as they are.
+  const std::uint8_t* tiles = nullptr;
 };
 
-enum class Element : std::uint8_t { kFloat32, kBf16 };
-
 /// Augments, normalises and lays out a batch as TileTransform::apply does, by one kernel: reads
-/// uint8, writes [count, 3, side, side] channels-last. Queued on `stream`; returns at once. Without
-/// a crop float32 is TileTransform's to the bit; in a crop the mean grey is summed in another order
-/// (see augment_block.h); bf16 is float32 rounded to nearest, ties to even.
-/// @param samples [count] in the GPU's memory, as is `out`, which is aligned to 16 bytes
+/// uint8, writes [count, 3, side, side] channels-last, or the blocks' [count, channels, side,
+/// side]. Queued on `stream`; returns at once. Without a crop float32 is TileTransform's to the
+/// bit; in a crop the mean grey is summed in another order (see augment_block.h); bf16 is float32
+/// rounded to nearest, ties to even.
+/// @param samples [count] in the GPU's memory, or null; `out` is there too, aligned to 16 bytes
 /// @throws DeviceError where the kernel cannot be launched
 void augment(const Sample* samples, std::int64_t count, const Format& format, Element element,
              void* out, CUstream_st* stream);

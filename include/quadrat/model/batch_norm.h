@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string_view>
+#include <utility>
 
 namespace quadrat {
 
@@ -27,9 +28,9 @@ using SumOverRanks = std::function<void(torch::Tensor&)>;
 ///
 /// What follows a normalisation in a residual network is done in the same pass over memory, which
 /// is what these layers cost: two passes over the input forward and two backward, for
-/// normalisation, shortcut, ReLU and pooling together. That holds for channels-last tensors in host
-/// memory with a multiple of 64 channels; elsewhere the same numbers come from ATen's operators one
-/// after the other.
+/// normalisation, shortcut, ReLU and pooling together. That holds for channels-last tensors with a
+/// multiple of 64 channels in host memory, and for float32 and bf16 on a GPU; elsewhere the same
+/// numbers come from ATen's operators one after the other.
 class BatchNormImpl : public torch::nn::Module {
  public:
   explicit BatchNormImpl(std::int64_t channels);
@@ -38,6 +39,11 @@ class BatchNormImpl : public torch::nn::Module {
 
   /// max(0, forward(input) + shortcut). @param shortcut of the input's shape, or undefined
   torch::Tensor forward_relu(const torch::Tensor& input, const torch::Tensor& shortcut = {});
+
+  /// forward_relu's output for each of two readers, as the next block's convolutions and its
+  /// shortcut are: their gradients need no addition of its own on a GPU.
+  std::pair<torch::Tensor, torch::Tensor> forward_relu_twice(const torch::Tensor& input,
+                                                             const torch::Tensor& shortcut);
 
   /// The maximum of forward_relu(input) over 3x3 windows, stride 2, padding 1.
   torch::Tensor forward_relu_pool(const torch::Tensor& input);

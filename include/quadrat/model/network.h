@@ -8,6 +8,7 @@
 
 #include "quadrat/model/architecture.h"
 #include "quadrat/model/batch_norm.h"
+#include "quadrat/tiles/input_blocks.h"
 
 namespace quadrat {
 
@@ -30,6 +31,10 @@ class Network : public torch::nn::Module {
 
   void set_batch_norm(BatchNormMode mode, const SumOverRanks& sum);
 
+  /// How tiles lie in memory best for a GPU. The network takes them so, too, wherever it takes
+  /// [N, 3, S, S].
+  virtual InputBlocks input_blocks(std::uint32_t side_px) const = 0;
+
   /// The frozen layers: [N, 3, S, S] -> features, [N, 512], [N, 4096] or [N, 9216]; for `all` the
   /// input itself. Runs without gradients.
   torch::Tensor frozen_part(const torch::Tensor& input);
@@ -45,7 +50,7 @@ class Network : public torch::nn::Module {
 
   /// What the dropout masks of the next training forward are a function of: one key for each row of
   /// the batch.
-  void set_dropout_keys(std::vector<std::uint64_t> keys) { dropout_keys_ = std::move(keys); }
+  void set_dropout_keys(const std::vector<std::uint64_t>& keys);
 
   /// The parameters being trained, in registration order.
   std::vector<torch::Tensor> trained_parameters() const;
@@ -70,7 +75,7 @@ class Network : public torch::nn::Module {
   Architecture architecture_;
   std::int64_t classes_;
   Retraining retraining_ = Retraining::kAll;
-  std::vector<std::uint64_t> dropout_keys_;
+  torch::Tensor dropout_keys_;  ///< int64 [rows], where the network is
 };
 
 }  // namespace quadrat

@@ -74,6 +74,12 @@ class Plan {
   /// @return views of buffers that the next call overwrites
   Result infer(std::span<const std::uint8_t> tiles);
 
+  /// As infer; on a GPU without waiting for it, the tensors being the GPU's. `tiles`, in pinned
+  /// memory, must stay as they are until the logits have been copied to the host.
+  Result start(std::span<const std::uint8_t> tiles);
+
+  bool is_on_device() const;
+
   /// As infer, of tiles that were augmented and normalised already. On a CPU, not in kInt8.
   /// @param tiles [n, 3, tile_px, tile_px] float32 in channels-last memory
   Result infer(const torch::Tensor& tiles);

@@ -26,7 +26,9 @@ struct Sample {
 
 /// This rank's part of a batch. The tensors are valid until the batch after the next is asked for.
 struct Batch {
-  torch::Tensor input;  ///< [n, 3, S, S] float32, channels last; or what frozen layers make of that
+  /// [n, 3, S, S] float32, channels last; on a GPU in Network::input_blocks; or what frozen layers
+  /// make of that
+  torch::Tensor input;
   std::vector<std::uint32_t> tiles;  ///< n catalog indices
 };
 

@@ -21,12 +21,14 @@ class FeatureCache {
   /// @param rows [n, width], one a sample, on any device
   void put(const std::vector<Sample>& samples, const torch::Tensor& rows);
 
-  /// [n, width], one a sample, on the device.
-  torch::Tensor gather(const std::vector<Sample>& samples) const;
-
- private:
+  /// Where samples lie, int64 [n], on the device: of a whole epoch at best, since a GPU waits for
+  /// what is copied to it.
   torch::Tensor rows_of(const std::vector<Sample>& samples) const;
 
+  /// [n, width], on the device. @param rows part of what rows_of gave
+  torch::Tensor gather(const torch::Tensor& rows) const;
+
+ private:
   std::vector<std::uint32_t> tiles_;
   std::int64_t views_;
   torch::Tensor values_;  ///< [tiles * views, width]

@@ -82,10 +82,11 @@ class CudaTileDevice : public TileDevice {
                                                    const DeviceEventPtr& after) override {
     const c10::cuda::CUDAGuard guard(device_);
     const auto stream = c10::cuda::getCurrentCUDAStream(device_.index());
-    const auto side = static_cast<std::int64_t>(format.side_px);
+    const auto side = static_cast<std::int64_t>(format.blocks.side);
+    const auto channels = static_cast<std::int64_t>(format.blocks.channels);
     const auto type = element == gpu::Element::kBf16 ? torch::kBFloat16 : torch::kFloat;
     auto out = in_words("get memory for a batch on the GPU", [&] {
-      return torch::empty({count, 3, side, side},
+      return torch::empty({count, channels, side, side},
                           torch::TensorOptions(type).device(device_).memory_format(
                               torch::MemoryFormat::ChannelsLast));
     });

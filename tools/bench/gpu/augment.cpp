@@ -1,8 +1,8 @@
 // bench_gpu_augment: bytes/s that the augmentation's kernel moves, beside a copy on the card.
 //
 // Rate of a kernel: (bytes read once + bytes written) / time, medians of 20 runs over 1,024 tiles
-// of 224 px that lie in the card's memory. Of the copy likewise, of as many bytes as the kernel
-// writes.
+// of 224 px that lie in the card's memory, for pixels and for either network's blocks. Of the copy
+// likewise, of as many bytes as the kernel writes.
 #include "quadrat/gpu/augment.h"
 
 #include <cuda_runtime.h>
@@ -61,13 +61,22 @@ int main() {
   const std::uint8_t* tiles = on_card(rgb);
   void* out = nullptr;
   void* from = nullptr;
-  check(cudaMalloc(&out, rgb.size() * 4));
+  check(cudaMalloc(&out, rgb.size() * 6));
   check(cudaMalloc(&from, rgb.size() * 4));
   const double copy_rate =
       2.0 * static_cast<double>(rgb.size()) * 2 / median_seconds([&] {
         check(cudaMemcpyAsync(out, from, rgb.size() * 2, cudaMemcpyDeviceToDevice));
       });
-  std::printf("copy on the card        %7.0f GB/s\n", copy_rate / 1e9);
+  std::printf("copy on the card                  %7.0f GB/s\n", copy_rate / 1e9);
+  struct Layout {
+    const char* name;
+    quadrat::InputBlocks blocks;
+  };
+  const Layout layouts[] = {
+      {"pixels", quadrat::InputBlocks::plain(kSide)},
+      {"resnet18", quadrat::InputBlocks::for_convolution(kSide, 7, 2, 3)},
+      {"alexnet", quadrat::InputBlocks::for_convolution(kSide, 11, 4, 2)},
+  };
   for (const auto augment :
        {quadrat::Augment::kNone, quadrat::Augment::kDihedral, quadrat::Augment::kSample}) {
     const quadrat::TileTransform transform(kSide, {0.485F, 0.456F, 0.406F},
@@ -78,18 +87,24 @@ int main() {
     const auto* there = on_card(samples);
     quadrat::gpu::Format format;
     format.side_px = kSide;
+    format.crops = augment == quadrat::Augment::kSample;
     format.mean = {0.485F, 0.456F, 0.406F};
     format.std = {0.229F, 0.224F, 0.225F};
     format.lookup = on_card(transform.lookup());
-    for (const Element element : {Element::kBf16, Element::kFloat32}) {
-      const std::size_t bytes = element == Element::kBf16 ? 2 : 4;
-      const double seconds = median_seconds(
-          [&] { quadrat::gpu::augment(there, kTiles, format, element, out, nullptr); });
-      const double rate = static_cast<double>(rgb.size() * (1 + bytes)) / seconds;
-      std::printf("%-9s to %-8s   %7.0f GB/s, %.0f %% of the copy\n",
-                  std::string(to_string(augment)).c_str(),
-                  element == Element::kBf16 ? "bf16" : "float32", rate / 1e9,
-                  100 * rate / copy_rate);
+    for (const Layout& layout : layouts) {
+      format.blocks = layout.blocks;
+      const std::size_t values =
+          kTiles * layout.blocks.side * layout.blocks.side * layout.blocks.channels;
+      for (const Element element : {Element::kBf16, Element::kFloat32}) {
+        const std::size_t bytes = element == Element::kBf16 ? 2 : 4;
+        const double seconds = median_seconds(
+            [&] { quadrat::gpu::augment(there, kTiles, format, element, out, nullptr); });
+        const double rate = static_cast<double>(rgb.size() + values * bytes) / seconds;
+        std::printf("%-9s %-9s to %-8s   %7.0f GB/s, %.0f %% of the copy\n",
+                    std::string(to_string(augment)).c_str(), layout.name,
+                    element == Element::kBf16 ? "bf16" : "float32", rate / 1e9,
+                    100 * rate / copy_rate);
+      }
     }
   }
 }

@@ -1,0 +1,29 @@
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "../normalise_on_gpu.h"
+#include "quadrat/gpu/augment.h"
+
+namespace quadrat::score {
+
+torch::Tensor normalise_on_gpu(const torch::Tensor& bytes, const TileTransform& transform,
+                               const torch::Tensor& lookup, const InputBlocks& blocks,
+                               torch::ScalarType dtype) {
+  const c10::cuda::CUDAGuard guard(bytes.device());
+  gpu::Format format;
+  format.side_px = transform.side_px();
+  format.blocks = blocks;
+  format.lookup = lookup.const_data_ptr<float>();
+  format.tiles = bytes.const_data_ptr<std::uint8_t>();
+  auto out = torch::empty({bytes.size(0), blocks.channels, blocks.side, blocks.side},
+                          torch::TensorOptions(dtype)
+                              .device(bytes.device())
+                              .memory_format(torch::MemoryFormat::ChannelsLast));
+  gpu::augment(nullptr, bytes.size(0), format,
+               dtype == torch::kBFloat16 ? gpu::Element::kBf16 : gpu::Element::kFloat32,
+               out.mutable_data_ptr(),
+               c10::cuda::getCurrentCUDAStream(bytes.device().index()).stream());
+  return out;
+}
+
+}  // namespace quadrat::score

@@ -1,0 +1,47 @@
+#include "quadrat/model/input_blocks.h"
+
+#include <gtest/gtest.h>
+
+#include "quadrat/model/network.h"
+
+namespace quadrat {
+namespace {
+
+class InputBlocksOf : public testing::TestWithParam<Architecture> {};
+
+INSTANTIATE_TEST_SUITE_P(Architectures, InputBlocksOf,
+                         testing::Values(Architecture::kAlexNet, Architecture::kResNet18),
+                         [](const auto& param) {
+                           return param.param == Architecture::kAlexNet ? "AlexNet" : "ResNet18";
+                         });
+
+/// Logits, and the gradient of the first convolution's weights.
+std::pair<torch::Tensor, torch::Tensor> outcome(Network& network, const torch::Tensor& tiles) {
+  network.zero_grad();
+  const auto logits = network.forward(tiles);
+  logits.pow(2).sum().backward();
+  return {logits.detach(), network.parameters().front().grad().clone()};
+}
+
+TEST_P(InputBlocksOf, make_the_same_sums) {
+  const auto network = Network::create(GetParam(), 6, 3);
+  network->to(torch::kDouble);
+  network->set_retraining(Retraining::kAll);
+  network->eval();
+  // 224 px is the tiles' side; 160 px leaves other columns beyond the edge.
+  for (const std::int64_t side_px : {224, 160}) {
+    torch::manual_seed(1);
+    const auto tiles = torch::randn({2, 3, side_px, side_px}, torch::kDouble);
+    const InputBlocks blocks = network->input_blocks(static_cast<std::uint32_t>(side_px));
+    const auto blocked = to_blocks(tiles, blocks);
+    EXPECT_EQ(blocked.size(1), blocks.channels);
+    EXPECT_EQ(blocked.size(2), blocks.side);
+    const auto [logits, gradient] = outcome(*network, tiles);
+    const auto [logits_of_blocks, gradient_of_blocks] = outcome(*network, blocked);
+    EXPECT_TRUE(torch::allclose(logits_of_blocks, logits, 1e-10, 1e-12));
+    EXPECT_TRUE(torch::allclose(gradient_of_blocks, gradient, 1e-9, 1e-11));
+  }
+}
+
+}  // namespace
+}  // namespace quadrat
