@@ -20,12 +20,12 @@ class OnGpu(unittest.TestCase):
                    os.path.join(common.TILES, "validation"), "-p", "resnet18", "--runs", folder, "-o", name,
                    "--seed", 3, *options)
 
-    def test_losses_are_the_cpus(self):
+    def test_losses_of_20_steps_are_the_cpus(self):
         common.need_real_tiles()
         with common.tempfile.TemporaryDirectory() as folder:
             for retraining in ("all", "last_only"):
                 for device in ("cpu", "cuda"):
-                    self.train(folder, f"{retraining}_{device}", "-r", retraining, "-n", 2, "--precision", "fp32",
+                    self.train(folder, f"{retraining}_{device}", "-r", retraining, "-n", 5, "--precision", "fp32",
                                "--batch_norm", "frozen", "--learning_rate", 0.001, "--device", device)
                 cpu, _ = losses(folder, f"{retraining}_cpu")
                 cuda, _ = losses(folder, f"{retraining}_cuda")

@@ -11,8 +11,7 @@ build/gpu/tests/bench_gpu_augment prints (ninja -C build/gpu bench_gpu_augment).
 
   $(tools/python_env) tools/bench/gpu/compare.py --tiles tiles [--bin build/gpu/bin] [--batch 512] [--pairs 3]
 
---tiles: a folder with train/ and validation/, class folders of 224 px PNG. No result of this script is in the README yet: it
-has not been run on a GPU.
+--tiles: a folder with train/ and validation/, class folders of 224 px PNG.
 """
 import argparse
 import glob
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -56,7 +56,7 @@ def peer(network, folder, batch, epochs):
             values = ((pixels.float() / 255 - mean) / std).to(torch.bfloat16, memory_format=torch.channels_last)
             return torch.nn.functional.cross_entropy(model(values).float(), targets)
 
-    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         loss_of(tiles[:8], labels[:8]).backward()
     flops = counter.get_total_flops() / 8
     optimizer.zero_grad()
