@@ -38,11 +38,18 @@ endif()
 set(QUADRAT_MODULES "" CACHE INTERNAL "")
 set(QUADRAT_PROGRAMS "" CACHE INTERNAL "")
 
-# quadrat_add_module(NAME SOURCES ... [PUBLIC target...] [PRIVATE target...] [TORCH])
+# quadrat_add_module(NAME SOURCES ... [PUBLIC target...] [PRIVATE target...] [TORCH] [BACKEND])
 #
-# The library quadrat::NAME. TORCH: its sources use LibTorch's headers, precompiled once for all such modules.
+# The library quadrat::NAME. TORCH: its sources use LibTorch's headers, precompiled once for all such modules. BACKEND: what
+# only a GPU can do is in its backend/cuda.cpp, and backend/no_cuda.cpp stands there in a build without CUDA.
 function(quadrat_add_module name)
-  cmake_parse_arguments(arg "TORCH" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  cmake_parse_arguments(arg "TORCH;BACKEND" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  if(arg_BACKEND AND QUADRAT_HAS_CUDA)
+    list(APPEND arg_SOURCES backend/cuda.cpp)
+    list(APPEND arg_PRIVATE LibTorch::CUDA quadrat::gpu)
+  elseif(arg_BACKEND)
+    list(APPEND arg_SOURCES backend/no_cuda.cpp)
+  endif()
   add_library(quadrat_${name} STATIC ${arg_SOURCES})
   add_library(quadrat::${name} ALIAS quadrat_${name})
   set_target_properties(quadrat_${name} PROPERTIES EXPORT_NAME ${name})

@@ -24,8 +24,8 @@ class FrozenLayers {
   /// Values a tile: 512, 4096 or 9216.
   static std::int64_t width(const ModelCard& card);
 
-  /// @param tiles [n, 3, S, S], channels last, float32 on a CPU @return [n, width] on the session's
-  /// device
+  /// @param tiles [n, 3, S, S], channels last, float32 on a CPU, in blocks on a GPU @return [n,
+  /// width] on the session's device
   torch::Tensor features(const torch::Tensor& tiles);
 
   /// Tiles that are best computed at once.
