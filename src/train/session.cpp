@@ -3,6 +3,7 @@
 #include <ATen/autocast_mode.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <thread>
 
@@ -84,10 +85,19 @@ void Session::make_network() {
   }
   network->to(device);
   network->set_retraining(card.retraining);
-  network->set_batch_norm(parse_batch_norm(options.batch_norm), [this](torch::Tensor& sums) {
+  const SumOverRanks sum = [this](torch::Tensor& sums) {
+    const auto before = std::chrono::steady_clock::now();
     all_reduce->start(sums)->wait();
     all_reduce->settle();  // the caller reads them
-  });
+    layers_waited_s +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
+  };
+  network->set_batch_norm(parse_batch_norm(options.batch_norm), sum);
+  // GPUs sum gradients over NCCL while they compute on.
+  if (device.is_cpu()) {
+    network->split_layers({ranks.rank(), ranks.size(), sum},
+                          bf16 ? torch::kBFloat16 : torch::kFloat);
+  }
 }
 
 torch::Tensor Session::labels_of(const Catalog& catalog,
