@@ -39,6 +39,7 @@ struct GradientReducer::State {
   void gradient_is_there(std::size_t index);
   void start(Bucket& bucket);
   void finish(Bucket& bucket);
+  torch::Tensor part_of(const Bucket& bucket, std::size_t member) const;
 };
 
 namespace {
@@ -134,6 +135,12 @@ void GradientReducer::State::gradient_is_there(std::size_t index) {
   }
 }
 
+/// A member's place in the bucket, laid out as the parameter is: copies then walk both in one line.
+torch::Tensor GradientReducer::State::part_of(const Bucket& bucket, std::size_t member) const {
+  const torch::Tensor& parameter = parameters[bucket.members[member]];
+  return bucket.flat.as_strided(parameter.sizes(), parameter.strides(), bucket.offsets[member]);
+}
+
 void GradientReducer::State::start(Bucket& bucket) {
   if (all_reduce->ranks() == 1) return;
   const torch::NoGradGuard no_gradients;
@@ -150,9 +157,9 @@ void GradientReducer::State::start(Bucket& bucket) {
   } else {
     for (std::size_t k = 0; k < bucket.members.size(); ++k) {
       const torch::Tensor& parameter = parameters[bucket.members[k]];
-      auto part = bucket.flat.narrow(0, bucket.offsets[k], parameter.numel());
+      const auto part = part_of(bucket, k);
       if (parameter.grad().defined()) {
-        part.view(parameter.sizes()).copy_(parameter.grad());
+        part.copy_(parameter.grad());
       } else {
         part.zero_();
       }
@@ -175,8 +182,7 @@ void GradientReducer::State::finish(Bucket& bucket) {
     torch::Tensor& parameter = parameters[bucket.members[k]];
     auto& gradient = parameter.mutable_grad();
     if (!gradient.defined()) gradient = torch::empty_like(parameter);
-    gradient.copy_(
-        bucket.flat.narrow(0, bucket.offsets[k], parameter.numel()).view(parameter.sizes()));
+    gradient.copy_(part_of(bucket, k));
   }
 }
 

@@ -151,8 +151,12 @@ class Normalize : public torch::autograd::Function<Normalize> {
     } else {
       output = (input.to(type) * per_channel(scale) + per_channel(offset)).to(input.scalar_type());
     }
-    context->save_for_backward({input, weight, mean_applied, invstd.to(type),
-                                after == After::kRelu ? output : torch::Tensor(), place});
+    // What passed a ReLU is seen from the input; only after an addition it takes the output.
+    const bool relu = after == After::kRelu, keeps_output = relu && shortcut.defined();
+    const bool keeps_scale = relu && !keeps_output;
+    context->save_for_backward(
+        {input, weight, mean_applied, invstd.to(type), keeps_output ? output : torch::Tensor(),
+         place, keeps_scale ? scale : torch::Tensor(), keeps_scale ? offset : torch::Tensor()});
     context->saved_data["total"] = total;
     context->saved_data["batch_statistics"] = norm->uses_batch_statistics();
     context->saved_data["shortcut"] = shortcut.defined();
@@ -164,8 +168,7 @@ class Normalize : public torch::autograd::Function<Normalize> {
                                                  torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const auto &input = saved[0], &weight = saved[1], &mean = saved[2], &invstd = saved[3],
-               &place = saved[5];
-    auto output = saved[4];
+               &output = saved[4], &place = saved[5], &scale = saved[6], &offset = saved[7];
     const double total = context->saved_data["total"].toDouble();
     const bool has_shortcut = context->saved_data["shortcut"].toBool();
     const auto* sum = reinterpret_cast<const SumOverRanks*>(context->saved_data["sum"].toInt());
@@ -180,16 +183,13 @@ class Normalize : public torch::autograd::Function<Normalize> {
     torch::Tensor to_shortcut;  // what passed the ReLU
     if (has_kernels(input)) {
       if (has_shortcut) to_shortcut = output.defined() ? torch::empty_like(gradient) : gradient;
-      sum_gradient(gradient, output, input, mean, output.defined() ? to_shortcut : torch::Tensor(),
-                   local_sums);
+      sum_gradient(gradient, output, input, mean, scale, offset,
+                   output.defined() ? to_shortcut : torch::Tensor(), local_sums);
     } else {
       local_sums[0] = gradient.to(type).sum({0, 2, 3});
       local_sums[1] = (gradient.to(type) * (input.to(type) - per_channel(mean))).sum({0, 2, 3});
     }
-    if (to_shortcut.defined()) {
-      gradient = to_shortcut;
-      output = torch::Tensor();
-    }
+    if (to_shortcut.defined()) gradient = to_shortcut;
     // The parameters' gradients are this rank's share: the gradient reducer adds the others'.
     const auto grad_weight = (local_sums[1] * invstd).to(weight.scalar_type());
     const auto grad_bias = local_sums[0].to(weight.scalar_type());
@@ -208,7 +208,7 @@ class Normalize : public torch::autograd::Function<Normalize> {
     torch::Tensor grad_input;
     if (has_kernels(input)) {
       grad_input = place.defined() ? gradient : torch::empty_like(input);
-      propagate(gradient, output, input, mean, a, b, c, grad_input);
+      propagate(gradient, input, mean, scale, offset, a, b, c, grad_input);
     } else {
       grad_input = gradient.to(type) * per_channel(a) +
                    (input.to(type) - per_channel(mean)) * per_channel(b) + per_channel(c);
@@ -276,10 +276,12 @@ class Normalize : public torch::autograd::Function<Normalize> {
     return spread;
   }
 
+  /// @param output, scale, offset by which of them the ReLU is undone, or undefined
   /// @param passed gets the gradient that passed the ReLU, where defined
   /// @param sums float64 [2, C], gets the gradient's sums and those of gradient * (input - mean)
   static void sum_gradient(const torch::Tensor& gradient, const torch::Tensor& output,
                            const torch::Tensor& input, const torch::Tensor& mean,
+                           const torch::Tensor& scale, const torch::Tensor& offset,
                            const torch::Tensor& passed, const torch::Tensor& sums) {
     const Rows rows(input);
     const auto channels = rows.channels;
@@ -287,32 +289,35 @@ class Normalize : public torch::autograd::Function<Normalize> {
     for_type(input, [&](auto type) {
       using T = decltype(type);
       using A = normalize::ArithmeticOf<T>;
+      const normalize::Scaling<T> scaling{data<const A>(mean), data<const A>(scale),
+                                          data<const A>(offset)};
       rows.for_parts([&](std::int64_t part, std::int64_t first, std::int64_t count) {
         const std::int64_t at = first * channels;
         double* to = data<double>(parts) + part * 2 * channels;
         normalize::kernels<T>().backward_sums(
             data<const T>(gradient) + at, output.defined() ? data<const T>(output) + at : nullptr,
-            data<const T>(input) + at, data<const A>(mean), count, channels,
+            data<const T>(input) + at, scaling, count, channels,
             passed.defined() ? data<T>(passed) + at : nullptr, to, to + channels);
       });
     });
     sums.copy_(parts.sum(0));
   }
 
-  static void propagate(const torch::Tensor& gradient, const torch::Tensor& output,
-                        const torch::Tensor& input, const torch::Tensor& mean,
-                        const torch::Tensor& a, const torch::Tensor& b, const torch::Tensor& c,
-                        const torch::Tensor& grad_input) {
+  static void propagate(const torch::Tensor& gradient, const torch::Tensor& input,
+                        const torch::Tensor& mean, const torch::Tensor& scale,
+                        const torch::Tensor& offset, const torch::Tensor& a, const torch::Tensor& b,
+                        const torch::Tensor& c, const torch::Tensor& grad_input) {
     const Rows rows(input);
     for_type(input, [&](auto type) {
       using T = decltype(type);
       using A = normalize::ArithmeticOf<T>;
+      const normalize::Scaling<T> scaling{data<const A>(mean), data<const A>(scale),
+                                          data<const A>(offset)};
       rows.for_parts([&](std::int64_t /*part*/, std::int64_t first, std::int64_t count) {
         const std::int64_t at = first * rows.channels;
         normalize::kernels<T>().backward_input(
-            data<const T>(gradient) + at, output.defined() ? data<const T>(output) + at : nullptr,
-            data<const T>(input) + at, data<const A>(mean), data<const A>(a), data<const A>(b),
-            data<const A>(c), count, rows.channels, data<T>(grad_input) + at);
+            data<const T>(gradient) + at, data<const T>(input) + at, scaling, data<const A>(a),
+            data<const A>(b), data<const A>(c), count, rows.channels, data<T>(grad_input) + at);
       });
     });
   }

@@ -1,5 +1,6 @@
 #include "quadrat/model/network.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "on_gpu.h"
@@ -71,8 +72,8 @@ class AlexNet : public Network {
     conv3_ = features_->register_module("6", convolution(192, 384, 3, 1, 1, true));
     conv4_ = features_->register_module("8", convolution(384, 256, 3, 1, 1, true));
     conv5_ = features_->register_module("10", convolution(256, 256, 3, 1, 1, true));
-    fc6_ = classifier_->register_module("1", nn::Linear(256 * 6 * 6, 4096));
-    fc7_ = classifier_->register_module("4", nn::Linear(4096, 4096));
+    fc6_ = classifier_->register_module("1", SplitLinear(256 * 6 * 6, 4096));
+    fc7_ = classifier_->register_module("4", SplitLinear(4096, 4096));
     fc8_ = classifier_->register_module("6", nn::Linear(4096, classes));
   }
 
@@ -114,7 +115,8 @@ class AlexNet : public Network {
  private:
   std::shared_ptr<Group> features_, classifier_;
   nn::Conv2d conv1_{nullptr}, conv2_{nullptr}, conv3_{nullptr}, conv4_{nullptr}, conv5_{nullptr};
-  nn::Linear fc6_{nullptr}, fc7_{nullptr}, fc8_{nullptr};
+  SplitLinear fc6_{nullptr}, fc7_{nullptr};
+  nn::Linear fc8_{nullptr};
 };
 
 /// He, Zhang, Ren and Sun, "Deep residual learning for image recognition", 2015: two 3x3
@@ -234,6 +236,19 @@ void Network::set_batch_norm(BatchNormMode mode, const SumOverRanks& sum) {
   }
 }
 
+void Network::split_layers(const LayerRanks& ranks, torch::ScalarType dtype) {
+  for (const auto& module : modules()) {
+    auto* layer = module->as<SplitLinearImpl>();
+    if (layer != nullptr && layer->weight.requires_grad()) layer->split(ranks, dtype);
+  }
+}
+
+void Network::parameters_changed() {
+  for (const auto& module : modules()) {
+    if (auto* layer = module->as<SplitLinearImpl>()) layer->update_copies();
+  }
+}
+
 void Network::train_mode() {
   eval();
   for (nn::Module* module : trained_modules()) module->train();
@@ -261,9 +276,14 @@ torch::Tensor Network::trained_part(const torch::Tensor& features) {
 }
 
 std::vector<torch::Tensor> Network::trained_parameters() const {
+  const auto split = split_parameters();
   std::vector<torch::Tensor> trained;
   for (const auto& parameter : parameters()) {
-    if (parameter.requires_grad()) trained.push_back(parameter);
+    if (!parameter.requires_grad()) continue;
+    const auto part = std::find_if(split.begin(), split.end(), [&](const SplitParameter& one) {
+      return one.whole.is_same(parameter);
+    });
+    trained.push_back(part == split.end() ? parameter : part->own);
   }
   return trained;
 }
@@ -275,6 +295,15 @@ void Network::set_dropout_keys(const std::vector<std::uint64_t>& keys) {
       {std::ssize(keys)}, torch::TensorOptions(torch::kLong).pinned_memory(device.is_cuda()));
   std::memcpy(on_host.mutable_data_ptr(), keys.data(), keys.size() * sizeof(std::uint64_t));
   dropout_keys_ = on_host.to(device, /*non_blocking=*/true);
+}
+
+std::vector<SplitParameter> Network::split_parameters() const {
+  std::vector<SplitParameter> split;
+  for (const auto& module : modules()) {
+    const auto* layer = module->as<SplitLinearImpl>();
+    if (layer != nullptr) split.insert(split.end(), layer->parts().begin(), layer->parts().end());
+  }
+  return split;
 }
 
 torch::Tensor Network::dropout(const torch::Tensor& values, std::uint64_t layer) const {

@@ -24,6 +24,14 @@ using ArithmeticOf = typename Arithmetic<T>::Type;
 /// Channels are taken in groups of this many: the kernels need a whole number of groups.
 constexpr std::int64_t kChannelGroup = 64;
 
+/// What a normalisation applied, for its gradient: y = x * scale + offset.
+template <typename T>
+struct Scaling {
+  const ArithmeticOf<T>* mean;    ///< [channels]
+  const ArithmeticOf<T>* scale;   ///< [channels], or null where no rectification is to be undone
+  const ArithmeticOf<T>* offset;  ///< [channels], or null
+};
+
 /// The kernels for one element type: float, double or Bf16. They go over `rows` positions of a
 /// channels-last map, so that x is [rows, channels], and are single-threaded: callers deal rows to
 /// threads.
@@ -43,15 +51,16 @@ struct Kernels {
   void (*apply)(const T* x, const T* residual, bool relu, const A* scale, const A* offset,
                 std::int64_t rows, std::int64_t channels, T* y);
 
-  /// With g = dy, or 0 where y (if given) is not positive: sum of g and of g * (x - mean), per
-  /// channel, added to `sum_g` and `sum_gx`.
-  /// @param g_out where g goes, or null; may be dy
-  void (*backward_sums)(const T* dy, const T* y, const T* x, const A* mean, std::int64_t rows,
-                        std::int64_t channels, T* g_out, double* sum_g, double* sum_gx);
+  /// With g = dy, or 0 where y (if given) or else x * scale + offset (if given) is not positive:
+  /// sum of g and of g * (x - mean), per channel, added to `sum_g` and `sum_gx`.
+  /// @param g_out where g goes; only with y; may be dy
+  void (*backward_sums)(const T* dy, const T* y, const T* x, const Scaling<T>& scaling,
+                        std::int64_t rows, std::int64_t channels, T* g_out, double* sum_g,
+                        double* sum_gx);
 
-  /// dx = a * g + b * (x - mean) + c. @param a, b, c, mean [channels]; y as in backward_sums; dx
-  /// may be dy
-  void (*backward_input)(const T* dy, const T* y, const T* x, const A* mean, const A* a, const A* b,
+  /// dx = a * g + b * (x - mean) + c, with g as in backward_sums without y.
+  /// @param a, b, c [channels]; dx may be dy
+  void (*backward_input)(const T* dy, const T* x, const Scaling<T>& scaling, const A* a, const A* b,
                          const A* c, std::int64_t rows, std::int64_t channels, T* dx);
 
   /// Maximum over 3x3 windows, stride 2, padding 1, of max(0, x * scale + offset), for one image.

@@ -146,32 +146,43 @@ QUADRAT_INLINE void apply_any(const T* x, const T* residual, bool relu,
   apply_to<false, false>(x, residual, scale, offset, rows, channels, y);
 }
 
-/// The gradient that passes the rectification.
-template <bool masked, typename T>
-QUADRAT_INLINE Vector<ArithmeticOf<T>> passing(const T* dy, const T* y) {
+/// How a rectification's gradient finds out what passed.
+enum class Passes { kAll, kWherePositive, kWhereComputedPositive };
+
+/// The gradient that passes the rectification, of x * scale + offset where that is computed again.
+template <Passes passes, typename T>
+QUADRAT_INLINE Vector<ArithmeticOf<T>> passing(const T* dy, const T* y, Vector<ArithmeticOf<T>> x,
+                                               Vector<ArithmeticOf<T>> scale,
+                                               Vector<ArithmeticOf<T>> offset) {
   const auto g = load(dy);
-  if constexpr (!masked) return g;
-  return load(y) > 0 ? g : Vector<ArithmeticOf<T>>{};
+  if constexpr (passes == Passes::kAll) return g;
+  const auto value = passes == Passes::kWherePositive ? load(y) : x * scale + offset;
+  return value > 0 ? g : Vector<ArithmeticOf<T>>{};
 }
 
-template <bool masked, bool writing, typename T>
-QUADRAT_INLINE void backward_sums_of(const T* dy, const T* y, const T* x,
-                                     const ArithmeticOf<T>* mean, std::int64_t rows,
-                                     std::int64_t channels, T* g_out, double* sum_g,
-                                     double* sum_gx) {
+template <Passes passes, bool writing, typename T>
+QUADRAT_INLINE void backward_sums_of(const T* dy, const T* y, const T* x, const Scaling<T>& scaling,
+                                     std::int64_t rows, std::int64_t channels, T* g_out,
+                                     double* sum_g, double* sum_gx) {
   using A = ArithmeticOf<T>;
   for (std::int64_t done = 0; done < rows; done += kBlockRows) {
     const std::int64_t end = smaller(done + kBlockRows, rows) * channels;
     for (std::int64_t c = 0; c < channels; c += kChannelGroup) {
-      const Group<A> m = load_group(mean + c);
+      const Group<A> m = load_group(scaling.mean + c);
+      Group<A> s{}, o{};
+      if constexpr (passes == Passes::kWhereComputedPositive) {
+        s = load_group(scaling.scale + c);
+        o = load_group(scaling.offset + c);
+      }
       Group<A> g_sum{}, gx_sum{};
       for (std::int64_t at = done * channels + c; at < end; at += channels) {
         for (int p = 0; p < kParts; ++p) {
           const std::int64_t i = at + p * kLanes;
-          const Vector<A> g = passing<masked>(dy + i, y + i);
+          const Vector<A> value = load(x + i);
+          const Vector<A> g = passing<passes>(dy + i, y + i, value, s[p], o[p]);
           if constexpr (writing) store(g_out + i, g);
           g_sum[p] += g;
-          gx_sum[p] += g * (load(x + i) - m[p]);
+          gx_sum[p] += g * (value - m[p]);
         }
       }
       for (std::int64_t i = 0; i < kChannelGroup; ++i) {
@@ -184,42 +195,55 @@ QUADRAT_INLINE void backward_sums_of(const T* dy, const T* y, const T* x,
 
 template <typename T>
 QUADRAT_INLINE void backward_sums_any(const T* dy, const T* y, const T* x,
-                                      const ArithmeticOf<T>* mean, std::int64_t rows,
+                                      const Scaling<T>& scaling, std::int64_t rows,
                                       std::int64_t channels, T* g_out, double* sum_g,
                                       double* sum_gx) {
-  if (y == nullptr)
-    return backward_sums_of<false, false>(dy, dy, x, mean, rows, channels, g_out, sum_g, sum_gx);
-  if (g_out == nullptr)
-    return backward_sums_of<true, false>(dy, y, x, mean, rows, channels, g_out, sum_g, sum_gx);
-  backward_sums_of<true, true>(dy, y, x, mean, rows, channels, g_out, sum_g, sum_gx);
+  if (y != nullptr) {
+    return backward_sums_of<Passes::kWherePositive, true>(dy, y, x, scaling, rows, channels, g_out,
+                                                          sum_g, sum_gx);
+  }
+  if (scaling.scale != nullptr) {
+    return backward_sums_of<Passes::kWhereComputedPositive, false>(dy, dy, x, scaling, rows,
+                                                                   channels, g_out, sum_g, sum_gx);
+  }
+  backward_sums_of<Passes::kAll, false>(dy, dy, x, scaling, rows, channels, g_out, sum_g, sum_gx);
 }
 
-template <bool masked, typename T>
-QUADRAT_INLINE void backward_input_to(const T* dy, const T* y, const T* x,
-                                      const ArithmeticOf<T>* mean, const ArithmeticOf<T>* a,
-                                      const ArithmeticOf<T>* b, const ArithmeticOf<T>* c,
-                                      std::int64_t rows, std::int64_t channels, T* dx) {
+template <Passes passes, typename T>
+QUADRAT_INLINE void backward_input_to(const T* dy, const T* x, const Scaling<T>& scaling,
+                                      const ArithmeticOf<T>* a, const ArithmeticOf<T>* b,
+                                      const ArithmeticOf<T>* c, std::int64_t rows,
+                                      std::int64_t channels, T* dx) {
   using A = ArithmeticOf<T>;
   for (std::int64_t k = 0; k < channels; k += kChannelGroup) {
-    const Group<A> ma = load_group(mean + k), aa = load_group(a + k), ba = load_group(b + k),
-                   ca = load_group(c + k);
+    const Group<A> ma = load_group(scaling.mean + k), aa = load_group(a + k),
+                   ba = load_group(b + k), ca = load_group(c + k);
+    Group<A> s{}, o{};
+    if constexpr (passes == Passes::kWhereComputedPositive) {
+      s = load_group(scaling.scale + k);
+      o = load_group(scaling.offset + k);
+    }
     for (std::int64_t at = k; at < rows * channels; at += channels) {
       for (int p = 0; p < kParts; ++p) {
         const std::int64_t i = at + p * kLanes;
-        store(dx + i,
-              aa[p] * passing<masked>(dy + i, y + i) + (ba[p] * (load(x + i) - ma[p]) + ca[p]));
+        const Vector<A> value = load(x + i);
+        const Vector<A> g = passing<passes>(dy + i, dy + i, value, s[p], o[p]);
+        store(dx + i, aa[p] * g + (ba[p] * (value - ma[p]) + ca[p]));
       }
     }
   }
 }
 
 template <typename T>
-QUADRAT_INLINE void backward_input_any(const T* dy, const T* y, const T* x,
-                                       const ArithmeticOf<T>* mean, const ArithmeticOf<T>* a,
-                                       const ArithmeticOf<T>* b, const ArithmeticOf<T>* c,
-                                       std::int64_t rows, std::int64_t channels, T* dx) {
-  if (y != nullptr) return backward_input_to<true>(dy, y, x, mean, a, b, c, rows, channels, dx);
-  backward_input_to<false>(dy, dy, x, mean, a, b, c, rows, channels, dx);
+QUADRAT_INLINE void backward_input_any(const T* dy, const T* x, const Scaling<T>& scaling,
+                                       const ArithmeticOf<T>* a, const ArithmeticOf<T>* b,
+                                       const ArithmeticOf<T>* c, std::int64_t rows,
+                                       std::int64_t channels, T* dx) {
+  if (scaling.scale != nullptr) {
+    return backward_input_to<Passes::kWhereComputedPositive>(dy, x, scaling, a, b, c, rows,
+                                                             channels, dx);
+  }
+  backward_input_to<Passes::kAll>(dy, x, scaling, a, b, c, rows, channels, dx);
 }
 
 template <typename T>
@@ -254,30 +278,54 @@ QUADRAT_INLINE void apply_pooled_to(const T* x, const ArithmeticOf<T>* scale,
   }
 }
 
+/// Of a pixel's windows, those few whose maximum it may be.
+template <typename T>
+struct Window {
+  const T* dy;
+  const std::uint8_t* place;
+  std::int8_t where;  ///< the pixel's number in it
+};
+
+template <int windows, typename T>
+QUADRAT_INLINE void add_windows(const Window<T>* window, std::int64_t channels, T* g) {
+  using V = Vector<ArithmeticOf<T>>;
+  using Mask = decltype(V{} < V{});
+  for (std::int64_t c = 0; c < channels; c += kLanes) {
+    V sum{};
+    for (int w = 0; w < windows; ++w) {
+      const Mask mine = __builtin_convertvector(read<Octets>(window[w].place + c), Mask) ==
+                        Mask{} + window[w].where;
+      sum += mine ? load(window[w].dy + c) : V{};
+    }
+    store(g + c, sum);
+  }
+}
+
 template <typename T>
 QUADRAT_INLINE void backward_pooled_to(const T* dy, const std::uint8_t* place, std::int64_t height,
                                        std::int64_t width, std::int64_t channels, T* g) {
-  using V = Vector<ArithmeticOf<T>>;
-  using Mask = decltype(V{} < V{});
   const std::int64_t out_height = pooled(height), out_width = pooled(width);
   for (std::int64_t iy = 0; iy < height; ++iy) {
     // An even row is the middle of one row of windows, an odd one the last of one and the first of
     // the next.
     const std::int64_t top = iy / 2, bottom = smaller((iy + 1) / 2, out_height - 1);
-    for (std::int64_t ix = 0; ix < width; ++ix) {
+    for (std::int64_t ix = 0; ix < width; ++ix, g += channels) {
       const std::int64_t left = ix / 2, right = smaller((ix + 1) / 2, out_width - 1);
-      for (std::int64_t c = 0; c < channels; c += kLanes) {
-        V sum{};
-        for (std::int64_t oy = top; oy <= bottom; ++oy) {
-          for (std::int64_t ox = left; ox <= right; ++ox) {
-            const std::int64_t at = (oy * out_width + ox) * channels + c;
-            const auto k = static_cast<std::int8_t>((iy + 1 - 2 * oy) * 3 + ix + 1 - 2 * ox);
-            const Mask mine = __builtin_convertvector(read<Octets>(place + at), Mask) == Mask{} + k;
-            sum += mine ? load(dy + at) : V{};
-          }
+      Window<T> window[4];
+      int windows = 0;
+      for (std::int64_t oy = top; oy <= bottom; ++oy) {
+        for (std::int64_t ox = left; ox <= right; ++ox) {
+          const std::int64_t at = (oy * out_width + ox) * channels;
+          window[windows++] = {dy + at, place + at,
+                               static_cast<std::int8_t>((iy + 1 - 2 * oy) * 3 + ix + 1 - 2 * ox)};
         }
-        store(g, sum);
-        g += kLanes;
+      }
+      if (windows == 1) {
+        add_windows<1>(window, channels, g);
+      } else if (windows == 2) {
+        add_windows<2>(window, channels, g);
+      } else {
+        add_windows<4>(window, channels, g);
       }
     }
   }

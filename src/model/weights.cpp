@@ -115,6 +115,7 @@ bool load_weights(Network& network, const WeightsFile& weights, const Path& path
     }
     target.copy_(to_tensor(*stored));
   }
+  network.parameters_changed();
   return last_layer_loaded;
 }
 

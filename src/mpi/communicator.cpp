@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::size_t kLargestPiece = std::size_t{1} << 30;  // an MPI count is an int
 
+constexpr int kTag = 1;
+
 int piece_size(std::size_t left) { return static_cast<int>(std::min(left, kLargestPiece)); }
 
 }  // namespace
@@ -30,6 +32,27 @@ void check(int code, const char* call) {
       "exchange data with the other ranks", "", fmt::format("{} reported {}", call, text.data()),
       "see whether a node or the network between them failed, then start the same command again");
 }
+
+namespace {
+
+void send(std::span<const std::byte> bytes, int target, MPI_Comm comm) {
+  for (std::size_t at = 0; at < bytes.size();) {
+    const int count = piece_size(bytes.size() - at);
+    check(MPI_Send(bytes.data() + at, count, MPI_BYTE, target, kTag, comm), "MPI_Send");
+    at += static_cast<std::size_t>(count);
+  }
+}
+
+void receive(std::span<std::byte> bytes, int source, MPI_Comm comm) {
+  for (std::size_t at = 0; at < bytes.size();) {
+    const int count = piece_size(bytes.size() - at);
+    check(MPI_Recv(bytes.data() + at, count, MPI_BYTE, source, kTag, comm, MPI_STATUS_IGNORE),
+          "MPI_Recv");
+    at += static_cast<std::size_t>(count);
+  }
+}
+
+}  // namespace
 
 Communicator::Communicator(MPI_Comm owned) : comm_(owned) {
   check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
@@ -113,15 +136,10 @@ std::int64_t Communicator::sum(std::int64_t value) const {
 }
 
 std::vector<Bytes> Communicator::gather(std::span<const std::byte> mine, int root) const {
-  constexpr int kTag = 1;
   if (rank_ != root) {
     std::uint64_t size = mine.size();
     check(MPI_Send(&size, 1, MPI_UINT64_T, root, kTag, comm_), "MPI_Send");
-    for (std::size_t at = 0; at < mine.size();) {
-      const int count = piece_size(mine.size() - at);
-      check(MPI_Send(mine.data() + at, count, MPI_BYTE, root, kTag, comm_), "MPI_Send");
-      at += static_cast<std::size_t>(count);
-    }
+    send(mine, root, comm_);
     return {};
   }
   std::vector<Bytes> all(static_cast<std::size_t>(size_));
@@ -134,14 +152,21 @@ std::vector<Bytes> Communicator::gather(std::span<const std::byte> mine, int roo
     std::uint64_t size = 0;
     check(MPI_Recv(&size, 1, MPI_UINT64_T, source, kTag, comm_, MPI_STATUS_IGNORE), "MPI_Recv");
     bytes.resize(size);
-    for (std::size_t at = 0; at < bytes.size();) {
-      const int count = piece_size(bytes.size() - at);
-      check(MPI_Recv(bytes.data() + at, count, MPI_BYTE, source, kTag, comm_, MPI_STATUS_IGNORE),
-            "MPI_Recv");
-      at += static_cast<std::size_t>(count);
-    }
+    receive(bytes, source, comm_);
   }
   return all;
+}
+
+void Communicator::gather_parts(std::span<std::byte> bytes, std::span<const std::size_t> bounds,
+                                int root) const {
+  const auto part = [&](int rank) {
+    const auto i = static_cast<std::size_t>(rank);
+    return bytes.subspan(bounds[i], bounds[i + 1] - bounds[i]);
+  };
+  if (rank_ != root) return send(part(rank_), root, comm_);
+  for (int source = 0; source < size_; ++source) {
+    if (source != rank_) receive(part(source), source, comm_);
+  }
 }
 
 void together(const Communicator& ranks, const std::function<void()>& work) {

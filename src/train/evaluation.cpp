@@ -35,9 +35,11 @@ Evaluation evaluate(const Session& session, Inputs& inputs,
   const torch::NoGradGuard no_gradients;
   const auto count = std::ssize(tiles);
   const std::int64_t rows = rows_at_once(session);
-  const std::int64_t steps = (count + rows - 1) / rows;
+  // As many on every rank, where some may have one tile more: layers may need all ranks in a pass.
+  const auto steps =
+      (static_cast<std::int64_t>(session.ranks.max(static_cast<double>(count))) + rows - 1) / rows;
   const auto tiles_of = [&](std::int64_t step) {
-    const auto begin = tiles.begin() + step * rows;
+    const auto begin = tiles.begin() + std::min(count, step * rows);
     return std::vector<std::uint32_t>(begin, std::min(begin + rows, tiles.end()));
   };
   const auto stream = inputs.stream(0, tiles_of, {0, steps});

@@ -215,26 +215,33 @@ void Finetuner::finish_epoch(const Evaluation& evaluation, double evaluation_s) 
 /// of the run's time: after epochs of a second, say, AlexNet's 0.7 GB. What a kill then costs is
 /// ten times what writing them takes.
 void Finetuner::write_epoch(bool stops_here) {
-  if (!ranks_.is_root()) return;
   constexpr double kSavingAtMostOneIn = 10;
   const bool better = position_.kept_epoch + 1 == position_.epoch;
-  if (better) unwritten_model_ = to_weights_file(*session_.network, session_.card);
-  const bool saves = stops_here || seconds_since(saved_) >= kSavingAtMostOneIn * saving_s_;
-  const auto before = Clock::now();
-  if (saves || is_last()) write_kept_model();
-  write_record(stops_here ? RunStatus::kInterrupted : RunStatus::kRunning);
-  if (better) {
-    folder_.write_predictions(record_.validation, record_.classes);
-    folder_.write_labels_and_info(record_.classes,
-                                  {{"output_model_name", options_.output_model_name},
-                                   {"model_source", "finetune"},
-                                   {"pretrained_model_type", options_.pretrained_model_type},
-                                   {"retraining_type", options_.retraining_type}});
-  }
-  if (!saves || is_last()) return;
-  save_checkpoint();
-  saved_ = Clock::now();
-  saving_s_ = seconds_since(before);
+  const bool is_time = seconds_since(saved_) >= kSavingAtMostOneIn * saving_s_;
+  // By rank 0's clock.
+  const bool saves =
+      !is_last() && (stops_here || ranks_.max(ranks_.is_root() && is_time ? 1 : 0) > 0);
+  if (better || saves) trainer_.collect_weights();
+  if (saves) trainer_.collect_moments();
+  mpi::together(ranks_, [&] {
+    if (!ranks_.is_root()) return;
+    if (better) unwritten_model_ = to_weights_file(*session_.network, session_.card);
+    const auto before = Clock::now();
+    if (saves || is_last()) write_kept_model();
+    write_record(stops_here ? RunStatus::kInterrupted : RunStatus::kRunning);
+    if (better) {
+      folder_.write_predictions(record_.validation, record_.classes);
+      folder_.write_labels_and_info(record_.classes,
+                                    {{"output_model_name", options_.output_model_name},
+                                     {"model_source", "finetune"},
+                                     {"pretrained_model_type", options_.pretrained_model_type},
+                                     {"retraining_type", options_.retraining_type}});
+    }
+    if (!saves) return;
+    save_checkpoint();
+    saved_ = Clock::now();
+    saving_s_ = seconds_since(before);
+  });
 }
 
 void Finetuner::write_kept_model() {
@@ -322,6 +329,8 @@ int Finetuner::run() {
     if (end == Trainer::End::kNotFinite) fail_for_loss();
     bool stops_here = end == Trainer::End::kAsked;
     if (stops_here) {
+      trainer_.collect_weights();
+      trainer_.collect_moments();
       mpi::together(ranks_, [&] {
         save_checkpoint();
         write_record(RunStatus::kInterrupted);
@@ -332,7 +341,7 @@ int Finetuner::run() {
       if (!std::isfinite(evaluation.loss)) fail_for_loss();
       finish_epoch(evaluation, seconds_since(before));
       stops_here = any_asked_to_stop(ranks_) && !is_last();
-      mpi::together(ranks_, [&] { write_epoch(stops_here); });
+      write_epoch(stops_here);
     }
     if (!stops_here) continue;
     if (ranks_.is_root()) log::line("stopped by a signal; start the same command again to go on");

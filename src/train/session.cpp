@@ -3,6 +3,7 @@
 #include <ATen/autocast_mode.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <thread>
 
@@ -84,9 +85,21 @@ void Session::make_network() {
   }
   network->to(device);
   network->set_retraining(card.retraining);
-  network->set_batch_norm(parse_batch_norm(options.batch_norm), [this](torch::Tensor& sums) {
-    if (all_reduce->ranks() > 1) all_reduce->start(sums)->wait();
-  });
+  const SumOverRanks sum = [this](torch::Tensor& sums) {
+    if (all_reduce->ranks() == 1) return;
+    const auto before = std::chrono::steady_clock::now();
+    all_reduce->start(sums)->wait();
+    layers_waited_s +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
+  };
+  network->set_batch_norm(parse_batch_norm(options.batch_norm), sum);
+  // GPUs sum gradients over NCCL while they compute on.
+  if (device.is_cpu()) {
+    // Gradients of several batches are not added up in bfloat16.
+    const bool keeps_copies = bf16 && options.accumulate_batches == 1;
+    network->split_layers({ranks.rank(), ranks.size(), sum},
+                          keeps_copies ? torch::kBFloat16 : torch::kFloat);
+  }
 }
 
 torch::Tensor Session::labels_of(const Catalog& catalog,

@@ -35,6 +35,7 @@ struct Session {
   ModelCard card;
   std::shared_ptr<Network> network;
   std::unique_ptr<comm::AllReduce> all_reduce;
+  mutable double layers_waited_s = 0;  ///< for other ranks' numbers, inside forward and backward
 
   bool weights_given() const { return options.pretrained_weights != "none"; }
   std::size_t classes() const { return sets.train.classes.size(); }

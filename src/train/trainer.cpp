@@ -40,6 +40,17 @@ T most_serious(const mpi::Communicator& ranks, T mine) {
   return static_cast<T>(static_cast<int>(ranks.max(static_cast<double>(mine))));
 }
 
+/// Those whose gradients are to be summed: a split layer's are whole as they are.
+std::vector<torch::Tensor> summed(const Network& network) {
+  const auto split = network.split_parameters();
+  auto parameters = network.trained_parameters();
+  std::erase_if(parameters, [&](const torch::Tensor& parameter) {
+    return std::any_of(split.begin(), split.end(),
+                       [&](const SplitParameter& one) { return one.own.is_same(parameter); });
+  });
+  return parameters;
+}
+
 std::int64_t steps_of(const ShardPlan& plan, std::int64_t batches_per_step) {
   return (plan.steps_per_epoch() + batches_per_step - 1) / batches_per_step;
 }
@@ -55,14 +66,16 @@ Trainer::Trainer(const Session& session, const ShardPlan& plan)
       plan_(plan),
       shards_(plan.shards_of(session.ranks.rank(), session.ranks.size())),
       batches_per_step_(session.options.accumulate_batches),
+      split_(session.network->split_parameters()),
       schedule_(session.options.lr_schedule, session.options.effective_learning_rate(),
                 session.options.warmup_epochs, session.options.num_epochs,
                 steps_of(plan, batches_per_step_)),
-      reducer_(session.network->trained_parameters(), *session.all_reduce,
+      reducer_(summed(*session.network), *session.all_reduce,
                {.bf16_on_the_wire = session.options.bf16_gradients}),
       optimizer_(
           session.network->trained_parameters(),
-          {session.options.optimizer, session.options.momentum, session.options.weight_decay}),
+          {session.options.optimizer, session.options.momentum, session.options.weight_decay},
+          split_),
       class_weights_(make_class_weights(session)),
       steps_between_reads_(session.device.is_cuda() ? kStepsUnseen : 1),
       sums_(torch::zeros({2}, torch::TensorOptions(torch::kDouble).device(session.device))),
@@ -74,7 +87,7 @@ Trainer::End Trainer::run_epoch(Inputs& inputs, RunPosition& position) {
   const std::int64_t batches = plan_.steps_per_epoch();
   const double seconds_before = position.train_seconds;
   const auto start = Clock::now();
-  waited_s_ = 0;
+  waited_s_ = session_.layers_waited_s = 0;
   Progress progress(fmt::format("epoch {}/{}", position.epoch, session_.options.num_epochs),
                     "tiles", static_cast<std::uint64_t>(plan_.tiles()), session_.ranks.is_root());
   std::int64_t done = 0;
@@ -98,7 +111,7 @@ Trainer::End Trainer::run_epoch(Inputs& inputs, RunPosition& position) {
   }
   read_sums(position);
   position.train_seconds = seconds_before + seconds_since(start);
-  waiting_share_ = waited_s_ / std::max(1e-9, seconds_since(start));
+  waiting_share_ = (waited_s_ + session_.layers_waited_s) / std::max(1e-9, seconds_since(start));
   if (is_not_finite_) return End::kNotFinite;
   std::array<double, 2> sums{position.loss_sum, position.wrong};
   session_.ranks.sum(sums);
@@ -137,9 +150,33 @@ Trainer::End Trainer::step(InputStream& inputs, Steps batches, RunPosition& posi
   waited_s_ += seconds_since(before_agreeing);
   if (all == End::kNotFinite) return all;
   share_running_statistics();
-  if (session_.options.clip_gradients > 0) optimizer_.clip(session_.options.clip_gradients);
+  if (session_.options.clip_gradients > 0) {
+    optimizer_.clip(session_.options.clip_gradients, [this](torch::Tensor& squares) {
+      session_.all_reduce->start(squares)->wait();
+    });
+  }
   optimizer_.step(learning_rate_, not_finite_);
   return all;
+}
+
+void Trainer::collect_weights() const {
+  for (const SplitParameter& one : split_) collect(one.whole);
+}
+
+void Trainer::collect_moments() const {
+  for (const torch::Tensor& whole : optimizer_.split_state()) collect(whole);
+}
+
+/// Brings every rank's rows to rank 0.
+void Trainer::collect(const torch::Tensor& whole) const {
+  const auto row_bytes = whole.nbytes() / static_cast<std::size_t>(whole.size(0));
+  std::vector<std::size_t> bounds;
+  for (std::int64_t rank = 0; rank <= session_.ranks.size(); ++rank) {
+    bounds.push_back(row_bytes * static_cast<std::size_t>(SplitLinearImpl::first_output(
+                                     whole.size(0), rank, session_.ranks.size())));
+  }
+  session_.ranks.gather_parts({static_cast<std::byte*>(whole.mutable_data_ptr()), whole.nbytes()},
+                              bounds);
 }
 
 /// Where steps go unseen, all ranks' GPUs must call off the same ones.
@@ -167,8 +204,8 @@ void Trainer::read_sums(RunPosition& position) {
 
 void Trainer::compute_gradients(const Batch& batch, std::int64_t tiles_in_step,
                                 RunPosition& position) {
-  // Synchronised batch norm needs every rank in the pass, also those without tiles.
-  if (batch.tiles.empty() && session_.options.batch_norm != "sync") return;
+  // Synchronised batch norm and split layers need every rank in the pass, also those without tiles.
+  if (batch.tiles.empty() && session_.options.batch_norm != "sync" && split_.empty()) return;
   std::vector<std::uint64_t> keys;
   for (const auto tile : batch.tiles) {
     keys.push_back(KeyedRandom({session_.seed, kStreamDropout, position.epoch, tile}).next());

@@ -29,6 +29,11 @@ class Trainer {
   /// each step; the GPU itself calls off that step and all that follow.
   End run_epoch(Inputs& inputs, RunPosition& position);
 
+  /// Bring what the ranks have of split layers, and of their moments, to rank 0, so that it can
+  /// write them down. Collective.
+  void collect_weights() const;
+  void collect_moments() const;
+
   Optimizer& optimizer() { return optimizer_; }
   double learning_rate() const { return learning_rate_; }  ///< of the last step
   /// Fraction of the last epoch's time that this rank waited for others.
@@ -37,6 +42,7 @@ class Trainer {
  private:
   void compute_gradients(const Batch& batch, std::int64_t tiles_in_step, RunPosition& position);
   End step(InputStream& inputs, Steps batches, RunPosition& position);
+  void collect(const torch::Tensor& whole) const;
   void share_running_statistics();
   void share_not_finite();
   void read_sums(RunPosition& position);
@@ -45,6 +51,7 @@ class Trainer {
   const ShardPlan& plan_;
   ShardPlan::Range shards_;
   std::int64_t batches_per_step_;
+  std::vector<SplitParameter> split_;
   LearningRateSchedule schedule_;
   comm::GradientReducer reducer_;
   Optimizer optimizer_;

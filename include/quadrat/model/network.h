@@ -8,6 +8,7 @@
 
 #include "quadrat/model/architecture.h"
 #include "quadrat/model/batch_norm.h"
+#include "quadrat/model/split_linear.h"
 #include "quadrat/tiles/input_blocks.h"
 
 namespace quadrat {
@@ -35,6 +36,13 @@ class Network : public torch::nn::Module {
   /// [N, 3, S, S].
   virtual InputBlocks input_blocks(std::uint32_t side_px) const = 0;
 
+  /// Deals the outputs of the large linear layers that are trained to ranks: every forward and
+  /// backward pass through trained_part is collective where there are such layers.
+  void split_layers(const LayerRanks& ranks, torch::ScalarType dtype);
+
+  /// After parameters were written to, other than by whoever trains them.
+  void parameters_changed();
+
   /// The frozen layers: [N, 3, S, S] -> features, [N, 512], [N, 4096] or [N, 9216]; for `all` the
   /// input itself. Runs without gradients.
   torch::Tensor frozen_part(const torch::Tensor& input);
@@ -52,8 +60,12 @@ class Network : public torch::nn::Module {
   /// the batch.
   void set_dropout_keys(const std::vector<std::uint64_t>& keys);
 
-  /// The parameters being trained, in registration order.
+  /// The parameters being trained, in registration order; of those that are split, this rank's
+  /// rows.
   std::vector<torch::Tensor> trained_parameters() const;
+
+  /// The split ones among them.
+  std::vector<SplitParameter> split_parameters() const;
 
   /// The last linear layer, whose rows are the classes: "fc" or "classifier.6".
   virtual torch::nn::Linear last_layer() const = 0;

@@ -55,6 +55,11 @@ class Communicator {
   /// Every rank's bytes in rank order, on `root`; empty elsewhere.
   std::vector<Bytes> gather(std::span<const std::byte> mine, int root = 0) const;
 
+  /// Bytes that lie in the same place on every rank, each rank's own from bounds[rank] to
+  /// bounds[rank + 1]: afterwards root has all of them.
+  void gather_parts(std::span<std::byte> bytes, std::span<const std::size_t> bounds,
+                    int root = 0) const;
+
  private:
   explicit Communicator(MPI_Comm owned);
 

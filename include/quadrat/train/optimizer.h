@@ -2,8 +2,11 @@
 
 #include <torch/torch.h>
 
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "quadrat/model/split_linear.h"
 
 namespace quadrat {
 
@@ -18,7 +21,9 @@ class Optimizer {
     double weight_decay = 0;
   };
 
-  Optimizer(std::vector<torch::Tensor> parameters, const Options& options);
+  /// @param split those of the parameters of which this rank has some rows
+  Optimizer(std::vector<torch::Tensor> parameters, const Options& options,
+            const std::vector<SplitParameter>& split = {});
 
   /// Uses every parameter's grad(). Waits for no GPU.
   /// @param unless float32 scalar on the parameters' device: where it is 1, parameters and their
@@ -26,21 +31,39 @@ class Optimizer {
   void step(double learning_rate, const torch::Tensor& unless = {});
 
   /// Scales the gradients down where their joint L2 norm exceeds `limit`. Waits for no GPU.
+  /// @param sum adds up what ranks have of the split parameters; collective where it is given
   /// @return the norm before, a scalar on the parameters' device
-  torch::Tensor clip(double limit);
+  torch::Tensor clip(double limit, const SumOverRanks& sum = {});
 
-  /// What a checkpoint must hold, by reference: the tensors are those in use.
-  std::vector<torch::Tensor> state() const;
+  /// What a checkpoint must hold, by reference: the tensors are those in use. Of split parameters
+  /// they have the whole one's shape, and this rank's rows of it.
+  const std::vector<torch::Tensor>& state() const { return state_; }
   /// Copies `state` in, as state() listed it. @param steps steps taken so far
   void restore(const std::vector<torch::Tensor>& state, std::int64_t steps);
   std::int64_t steps() const { return steps_; }
+  /// Those of them that are moments of split parameters.
+  const std::vector<torch::Tensor>& split_state() const { return split_state_; }
 
  private:
+  /// What a fused step is given.
+  struct Update {
+    std::vector<torch::Tensor> values, gradients, momentum, second, step_count;
+  };
+  void update(const Update& of, double learning_rate,
+              const std::optional<torch::Tensor>& unless) const;
+  void step_copy(std::size_t i, double learning_rate, const std::optional<torch::Tensor>& unless);
+
   Options options_;
   std::vector<torch::Tensor> parameters_;
+  std::vector<torch::Tensor>
+      values_;  ///< what is stepped: the parameters or what they are copies of
+  std::vector<std::int64_t> is_split_;     ///< 1 where the parameter is, else 0
   std::vector<torch::Tensor> momentum_;    ///< sgd's buffers, adamw's first moments
   std::vector<torch::Tensor> second_;      ///< adamw's second moments
   std::vector<torch::Tensor> step_count_;  ///< adamw's, a float scalar each
+  std::vector<torch::Tensor>
+      state_;  ///< of these three the tensors themselves, or what they are parts of
+  std::vector<torch::Tensor> split_state_;
   std::int64_t steps_ = 0;
 };
 
