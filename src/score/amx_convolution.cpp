@@ -261,7 +261,9 @@ QUADRAT_AMX_INLINE void finish(Pending& pending, std::int64_t rows) {
 template <Numbers N, int Rows>
 QUADRAT_AMX_FUNCTION void multiply(const std::byte* inputs, std::int64_t pixel_bytes,
                                    const std::vector<std::int64_t>& offsets,
-                                   const std::byte* weights, std::byte* sums, Pending pending) {
+                                   const std::byte* weights, std::byte* sums,
+                                   const Pending& before) {
+  Pending pending = before;
   const auto steps = static_cast<std::int64_t>(offsets.size());
   const std::int64_t rows_a_step = (pending.left + steps - 1) / steps;
   const std::int64_t tile_step = kRows * pixel_bytes;
@@ -417,36 +419,40 @@ void AmxConvolution::run_strips(std::span<const Strip> strips, bool relu) const 
     planes += strip_bytes;
   }
   const std::int64_t panel_bytes = 2 * kTileBytes * static_cast<std::int64_t>(offsets_.size());
-  Pending pending;
-  pending.addend_scale = addend_scale_;
-  pending.addend_zero_point = addend_zero_point_;
-  pending.least = N == Numbers::kBytes ? 0.0F : -HUGE_VALF;
-  if (relu) pending.least = out_zero_point_;
-  pending.out_pixel_bytes = shape_.channels_out * bytes_of(N);
-  std::int64_t turn = 0;
+  Pending all;
+  all.addend_scale = addend_scale_;
+  all.addend_zero_point = addend_zero_point_;
+  all.least = N == Numbers::kBytes ? 0.0F : -HUGE_VALF;
+  if (relu) all.least = out_zero_point_;
+  all.out_pixel_bytes = shape_.channels_out * bytes_of(N);
+  // A block's sums, and what is to become of them, are looked at while the next block is computed.
+  std::array<Pending, 2> pending{all, all};
+  std::size_t turn = 0;
   const TileRegisters registers;
   for (std::int64_t panel = 0; panel < shape_.channels_out / kPanel; ++panel) {
     const std::int64_t channel = panel * kPanel;
     planes = scratch.get() + 2 * kSums;
     for (const Strip& strip : strips) {
       const std::int64_t positions = (strip.rows - 1) * pitch_ + shape_.out_width();
-      for (std::int64_t first = 0; first < positions; first += kBlock, ++turn) {
-        std::byte* const sums = scratch.get() + turn % 2 * kSums;
+      for (std::int64_t first = 0; first < positions; first += kBlock) {
+        std::byte* const sums = scratch.get() + static_cast<std::int64_t>(turn) * kSums;
+        Pending& after = pending[turn];
+        after.sums = sums;
+        after.places = places_.data() + first;
+        after.left = std::min(kBlock, positions - first);
+        after.scales = scales_.data() + channel;
+        after.biases = biases_.data() + channel;
+        after.addend = strip.addend == nullptr ? nullptr : strip.addend + channel * bytes_of(N);
+        after.out = strip.out + channel * bytes_of(N);
+        turn = 1 - turn;
         const auto work = positions - first > kRows ? multiply<N, 2> : multiply<N, 1>;
         work(planes + first * pixel_bytes_, pixel_bytes_, offsets_,
-             weights_.get() + panel * panel_bytes, sums, pending);
-        pending.sums = sums;
-        pending.places = places_.data() + first;
-        pending.left = std::min(kBlock, positions - first);
-        pending.scales = scales_.data() + channel;
-        pending.biases = biases_.data() + channel;
-        pending.addend = strip.addend == nullptr ? nullptr : strip.addend + channel * bytes_of(N);
-        pending.out = strip.out + channel * bytes_of(N);
+             weights_.get() + panel * panel_bytes, sums, pending[turn]);
       }
       planes += strip_bytes;
     }
   }
-  finish_rest<N>(pending);
+  finish_rest<N>(pending[1 - turn]);
 }
 
 void AmxConvolution::run_strips(std::span<const Strip> strips, bool relu) const {

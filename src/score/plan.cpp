@@ -104,6 +104,9 @@ struct Plan::Impl {
     std::optional<Layer> pool;                      // which follows `amx` and is computed with it
     Quantisation in, before, out;                   // of the input, the addend, the output
     bool to_float = false;                          // int8's last layer before the head
+    std::int64_t weights = 0;                       // how many
+
+    int output() const { return pool ? pool->output : layer.output; }
   };
 
   ModelCard card;
@@ -111,6 +114,8 @@ struct Plan::Impl {
   std::int64_t batch = 0;
   std::optional<DeviceNetwork> on_device;  // then all that follows is empty
   std::vector<Step> trunk;                 // up to the flattening: runs on kTilesAtOnce tiles
+  std::size_t alone = 0;                   // steps of the trunk that run on one tile at a time
+  at::Tensor gathered;                     // what they give, of kTilesAtOnce tiles
   std::vector<Step> dense;                 // the rest but the head: runs on the whole batch
   std::size_t layers = 0;                  // of the network
   Step head;  // always float32: its cost is nothing, and the probabilities are its
@@ -127,6 +132,8 @@ struct Plan::Impl {
 
   void compile(FusedNetwork network, const Calibration* calibration);
   Quantisation fill_tables();
+  std::vector<int> slots_needed(std::size_t step) const;
+  void split_trunk();
   std::unique_ptr<AmxConvolution> tile_convolution(const Step& step, const at::Tensor& weight,
                                                    const at::Tensor& bias,
                                                    const at::Tensor& in) const;
@@ -223,6 +230,7 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
     step.before = meanings[static_cast<std::size_t>(layer.output)];
     step.to_float = is_int8 && i + 2 == network.layers.size();
     if (layer.kind == Layer::Kind::kConvolution || layer.kind == Layer::Kind::kLinear) {
+      step.weights = weight.numel();
       const bool is_convolution = layer.kind == Layer::Kind::kConvolution;
       if (is_int8) {
         const Calibration::Range& range = calibration->layers.at(i);
@@ -267,6 +275,38 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
   features =
       at::zeros({batch, slots[static_cast<std::size_t>(head.layer.input)].size(1)}, at::kFloat);
   logits = at::zeros({batch, static_cast<std::int64_t>(card.classes.size())}, at::kFloat);
+  split_trunk();
+}
+
+/// Slots that hold what the trunk from `step` on still looks at.
+std::vector<int> Plan::Impl::slots_needed(std::size_t step) const {
+  std::vector<int> needed;
+  std::vector<char> is_known(slots.size());  // needed already, or made in between
+  for (; step < trunk.size(); ++step) {
+    const Layer& layer = trunk[step].layer;
+    for (const int slot : {layer.input, layer.addend}) {
+      if (slot < 0 || is_known[static_cast<std::size_t>(slot)] != 0) continue;
+      is_known[static_cast<std::size_t>(slot)] = 1;
+      needed.push_back(slot);
+    }
+    is_known[static_cast<std::size_t>(trunk[step].output())] = 1;
+  }
+  return needed;
+}
+
+/// AMX is so quick that maps have to stay in the cache of a core: as long as they are larger than
+/// the weights, one tile at a time; from then on weights are read for kTilesAtOnce tiles.
+void Plan::Impl::split_trunk() {
+  constexpr std::int64_t kManyWeights = 200'000;
+  std::size_t alone_at_most = 0;
+  for (std::size_t i = 0; i < trunk.size() && trunk[i].weights <= kManyWeights; ++i) {
+    if (!trunk[i].amx && trunk[i].weights > 0) return;
+    if (slots_needed(i + 1).size() == 1) alone_at_most = i + 1;
+  }
+  if (alone_at_most == 0) return;
+  alone = alone_at_most;
+  const at::Tensor& last = slots[static_cast<std::size_t>(slots_needed(alone).front())];
+  gathered = at::zeros(last.sizes(), last.options().memory_format(kChannelsLast));
 }
 
 void Plan::Impl::load(const std::uint8_t* tiles, std::int64_t count) {
@@ -524,9 +564,24 @@ Plan::Result Plan::Impl::infer(
   const std::int64_t flat_row_bytes = flat.size(1) * flat.element_size();
   for (std::int64_t first = 0; first < count; first += kTilesAtOnce) {
     const std::int64_t here = std::min(kTilesAtOnce, count - first);
-    load_input(first, here);
-    slots[0] = input;
-    for (const Impl::Step& step : trunk) {
+    if (alone == 0) {
+      load_input(first, here);
+      slots[0] = input;
+    } else {
+      const int last = slots_needed(alone).front();
+      const auto tile_bytes = static_cast<std::int64_t>(gathered.nbytes()) / kTilesAtOnce;
+      auto* to = static_cast<std::byte*>(gathered.mutable_data_ptr());
+      for (std::int64_t i = 0; i < here; ++i, to += tile_bytes) {
+        load_input(first + i, 1);
+        slots[0] = input.narrow(0, 0, 1);
+        for (std::size_t step = 0; step < alone; ++step) run_step(trunk[step]);
+        std::memcpy(to, slots[static_cast<std::size_t>(last)].const_data_ptr(),
+                    static_cast<std::size_t>(tile_bytes));
+      }
+      slots[static_cast<std::size_t>(last)] = gathered;
+    }
+    for (std::size_t i = alone; i < trunk.size(); ++i) {
+      const Step& step = trunk[i];
       if (step.layer.kind != Layer::Kind::kFlatten) {
         run_step(step);
         continue;
