@@ -1,6 +1,28 @@
 #include "quadrat/base/cpu.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace quadrat {
+
+namespace {
+
+/// Linux keeps the tile registers of a process only where it asks for that (Linux's
+/// Documentation/arch/x86/xstate.rst).
+bool may_use_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr long kRequestPermission = 0x1023;
+  constexpr long kTileData = 18;
+  static const bool may = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return may;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
 
 CpuFeatures cpu_features() {
   CpuFeatures found;
@@ -11,6 +33,9 @@ CpuFeatures cpu_features() {
                  __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0;
   found.bf16 = found.avx512 && __builtin_cpu_supports("avx512bf16") != 0;
   found.vnni = found.avx512 && __builtin_cpu_supports("avx512vnni") != 0;
+  found.amx = found.bf16 && found.vnni && __builtin_cpu_supports("amx-tile") != 0 &&
+              __builtin_cpu_supports("amx-int8") != 0 && __builtin_cpu_supports("amx-bf16") != 0 &&
+              may_use_tiles();
 #endif
   return found;
 }

@@ -22,11 +22,14 @@ struct PoolShape {
   std::int64_t out_width() const { return (width + 2 * padding - kernel) / stride + 1; }
 };
 
-/// Maximum over windows of values that are not negative, given as integers of their width:
-/// floating-point numbers that are not negative order as their bits do. Padding counts as 0. T is
-/// int32 for float32, int16 for bf16, uint8.
+/// Rows `first` to before `last` of the maximum over windows of values that are not negative, given
+/// as integers of their width: floating-point numbers that are not negative order as their bits do.
+/// Padding counts as 0. T is int32 for float32, int16 for bf16, uint8. The kernel is at least 2.
+/// @param in rows of the map, from `in_first` on
+/// @param out [last - first, out_width, channels]
 template <typename T>
-void max_pool(const T* in, const PoolShape& shape, T* out);
+void max_pool(const T* in, const PoolShape& shape, std::int64_t first, std::int64_t last,
+              std::int64_t in_first, T* out);
 
 /// Mean over the positions of a channels-last map. @param in [positions, channels] @param out
 /// [channels]

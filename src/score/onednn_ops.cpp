@@ -73,22 +73,14 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& packed, const at::T
   return op.call(input, packed, bias, relu ? "relu" : "none", Scalars(), std::nullopt);
 }
 
-namespace {
-
-struct Bytes8 {
-  at::Tensor values;  // int8
-  at::Tensor scales;  // [C'] float32
-};
-
-/// Symmetric, one scale an output channel. Row by row: a large layer is not held in memory several
-/// times.
-Bytes8 to_int8(const at::Tensor& weight) {
+// Row by row: a large layer is not held in memory several times.
+Int8Weight to_int8(const at::Tensor& weight) {
   constexpr float kLargest = 127;
   constexpr float kSmallestScale = 1e-12F;  // a channel of zeros
   const at::Tensor rows = weight.contiguous();
   const std::int64_t count = weight.size(0);
   const std::int64_t length = weight.numel() / count;
-  Bytes8 result{at::empty(weight.sizes(), at::kChar), at::empty({count}, at::kFloat)};
+  Int8Weight result{at::empty(weight.sizes(), at::kChar), at::empty({count}, at::kFloat)};
   const float* from = rows.const_data_ptr<float>();
   auto* to = result.values.data_ptr<std::int8_t>();
   for (std::int64_t row = 0; row < count; ++row, from += length, to += length) {
@@ -104,15 +96,13 @@ Bytes8 to_int8(const at::Tensor& weight) {
   return result;
 }
 
-}  // namespace
-
 QuantisedWeight quantise_convolution(const at::Tensor& weight, Quantisation input,
                                      ConvolutionShape shape, at::IntArrayRef input_size) {
   static const auto op =
       find<at::Tensor(at::Tensor, at::Tensor, double, std::int64_t, c10::List<std::int64_t>,
                       c10::List<std::int64_t>, c10::List<std::int64_t>, std::int64_t,
                       std::optional<c10::List<std::int64_t>>)>("onednn::qconv_prepack");
-  const Bytes8 bytes = to_int8(weight);
+  const Int8Weight bytes = to_int8(weight);
   const auto pair = [](std::int64_t value) { return c10::List<std::int64_t>({value, value}); };
   QuantisedWeight result;
   result.scales = bytes.scales;
@@ -126,7 +116,7 @@ QuantisedWeight quantise_convolution(const at::Tensor& weight, Quantisation inpu
 QuantisedWeight quantise_linear(const at::Tensor& weight, at::IntArrayRef input_size) {
   static const auto op = find<at::Tensor(at::Tensor, std::optional<c10::List<std::int64_t>>)>(
       "onednn::qlinear_prepack");
-  const Bytes8 bytes = to_int8(weight);
+  const Int8Weight bytes = to_int8(weight);
   QuantisedWeight result;
   result.scales = bytes.scales;
   result.zero_points = at::zeros({weight.size(0)}, at::kInt);

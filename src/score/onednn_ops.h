@@ -37,7 +37,16 @@ struct Quantisation {
   std::int64_t zero_point = 0;
 };
 
-/// int8 weights, one scale an output channel: value = scales[channel] * byte.
+/// Weights as bytes, symmetric, one scale an output channel: value = scales[channel] * byte.
+struct Int8Weight {
+  at::Tensor values;  ///< int8, contiguous
+  at::Tensor scales;  ///< [C'] float32
+};
+
+/// @param weight float32, [C', C, k, k] or [F', F]
+Int8Weight to_int8(const at::Tensor& weight);
+
+/// The same as oneDNN takes them.
 struct QuantisedWeight {
   at::Tensor packed;       ///< what the operators take
   at::Tensor scales;       ///< [C'] float32

@@ -10,6 +10,7 @@
 #include <functional>
 #include <optional>
 
+#include "amx_convolution.h"
 #include "kernels.h"
 #include "onednn_ops.h"
 #include "quadrat/base/cpu.h"
@@ -99,8 +100,13 @@ struct Plan::Impl {
     at::Tensor bias;
     QuantisedWeight quantised;                      // in int8 instead of `packed`
     std::unique_ptr<WinogradConvolution> winograd;  // where it can: instead of `packed`
+    std::unique_ptr<AmxConvolution> amx;            // where it can: instead of all of these
+    std::optional<Layer> pool;                      // which follows `amx` and is computed with it
     Quantisation in, before, out;                   // of the input, the addend, the output
     bool to_float = false;                          // int8's last layer before the head
+    std::int64_t weights = 0;                       // how many
+
+    int output() const { return pool ? pool->output : layer.output; }
   };
 
   ModelCard card;
@@ -108,7 +114,10 @@ struct Plan::Impl {
   std::int64_t batch = 0;
   std::optional<DeviceNetwork> on_device;  // then all that follows is empty
   std::vector<Step> trunk;                 // up to the flattening: runs on kTilesAtOnce tiles
+  std::size_t alone = 0;                   // steps of the trunk that run on one tile at a time
+  at::Tensor gathered;                     // what they give, of kTilesAtOnce tiles
   std::vector<Step> dense;                 // the rest but the head: runs on the whole batch
+  std::size_t layers = 0;                  // of the network
   Step head;  // always float32: its cost is nothing, and the probabilities are its
   std::shared_ptr<const Forest> forest;  // where the head is one
   std::vector<at::Tensor> slots;
@@ -123,11 +132,15 @@ struct Plan::Impl {
 
   void compile(FusedNetwork network, const Calibration* calibration);
   Quantisation fill_tables();
+  std::vector<int> slots_needed(std::size_t step) const;
+  void split_trunk();
+  std::unique_ptr<AmxConvolution> tile_convolution(const Step& step, const at::Tensor& weight,
+                                                   const at::Tensor& bias,
+                                                   const at::Tensor& in) const;
   void load(const std::uint8_t* tiles, std::int64_t count);
   Result infer(std::int64_t count,
                const std::function<void(std::int64_t first, std::int64_t count)>& load_input);
   void run_step(const Step& step);
-  at::Tensor max_pooled(const at::Tensor& in, const Layer& layer) const;
   at::Tensor averaged(const at::Tensor& in, const Step& step) const;
   void note(const Step& step);
 };
@@ -154,9 +167,39 @@ Quantisation Plan::Impl::fill_tables() {
   return quantisation;
 }
 
+namespace {
+
+AmxConvolution::Meaning meaning(Quantisation quantisation) {
+  return {static_cast<float>(quantisation.scale),
+          static_cast<std::int32_t>(quantisation.zero_point)};
+}
+
+}  // namespace
+
+/// @return nothing where AmxConvolution cannot
+std::unique_ptr<AmxConvolution> Plan::Impl::tile_convolution(const Step& step,
+                                                             const at::Tensor& weight,
+                                                             const at::Tensor& bias,
+                                                             const at::Tensor& in) const {
+  const AmxConvolution::Shape shape{in.size(1),        weight.size(0),     step.layer.kernel,
+                                    step.layer.stride, step.layer.padding, in.size(2),
+                                    in.size(3)};
+  if (precision == Precision::kFp32 || !AmxConvolution::is_supported(shape)) return nullptr;
+  const at::Tensor plain = weight.contiguous();
+  const auto* biases = bias.const_data_ptr<float>();
+  if (precision == Precision::kBf16) {
+    return std::make_unique<AmxConvolution>(shape, plain.const_data_ptr<float>(), biases);
+  }
+  const Int8Weight bytes = to_int8(plain);
+  return std::make_unique<AmxConvolution>(
+      shape, bytes.values.const_data_ptr<std::int8_t>(), bytes.scales.const_data_ptr<float>(),
+      biases, meaning(step.in), meaning(step.before), meaning(step.out));
+}
+
 void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
   const auto dtype = activation_type(precision);
   const bool is_int8 = precision == Precision::kInt8;
+  layers = network.layers.size();
   std::vector<Quantisation> meanings(
       static_cast<std::size_t>(network.slots));  // of the slots' bytes
   meanings[0] = fill_tables();
@@ -187,10 +230,16 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
     step.before = meanings[static_cast<std::size_t>(layer.output)];
     step.to_float = is_int8 && i + 2 == network.layers.size();
     if (layer.kind == Layer::Kind::kConvolution || layer.kind == Layer::Kind::kLinear) {
+      step.weights = weight.numel();
       const bool is_convolution = layer.kind == Layer::Kind::kConvolution;
       if (is_int8) {
         const Calibration::Range& range = calibration->layers.at(i);
         step.out = quantisation_of(layer.relu ? 0.0F : range.low, range.high);
+      }
+      if (is_convolution) step.amx = tile_convolution(step, weight, bias, in);
+      if (step.amx) {
+        // No other needs its weights.
+      } else if (is_int8) {
         step.quantised = is_convolution ? quantise_convolution(weight, step.in, shape, in.sizes())
                                         : quantise_linear(weight, in.sizes());
       } else if (is_convolution &&
@@ -206,6 +255,13 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
       }
     }
     meanings[static_cast<std::size_t>(layer.output)] = step.out;
+    const Layer& next = network.layers[i + 1];
+    if (step.amx && next.kind == Layer::Kind::kMaxPool && next.input == layer.output) {
+      // Nothing else looks at what is pooled.
+      step.pool = next;
+      meanings[static_cast<std::size_t>(next.output)] = step.out;
+      ++i;
+    }
     if (layer.kind == Layer::Kind::kFlatten) {
       in_trunk = false;
       flat = at::zeros({batch, in.numel() / in.size(0)}, in.options());
@@ -219,6 +275,38 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
   features =
       at::zeros({batch, slots[static_cast<std::size_t>(head.layer.input)].size(1)}, at::kFloat);
   logits = at::zeros({batch, static_cast<std::int64_t>(card.classes.size())}, at::kFloat);
+  split_trunk();
+}
+
+/// Slots that hold what the trunk from `step` on still looks at.
+std::vector<int> Plan::Impl::slots_needed(std::size_t step) const {
+  std::vector<int> needed;
+  std::vector<char> is_known(slots.size());  // needed already, or made in between
+  for (; step < trunk.size(); ++step) {
+    const Layer& layer = trunk[step].layer;
+    for (const int slot : {layer.input, layer.addend}) {
+      if (slot < 0 || is_known[static_cast<std::size_t>(slot)] != 0) continue;
+      is_known[static_cast<std::size_t>(slot)] = 1;
+      needed.push_back(slot);
+    }
+    is_known[static_cast<std::size_t>(trunk[step].output())] = 1;
+  }
+  return needed;
+}
+
+/// AMX is so quick that maps have to stay in the cache of a core: as long as they are larger than
+/// the weights, one tile at a time; from then on weights are read for kTilesAtOnce tiles.
+void Plan::Impl::split_trunk() {
+  constexpr std::int64_t kManyWeights = 200'000;
+  std::size_t alone_at_most = 0;
+  for (std::size_t i = 0; i < trunk.size() && trunk[i].weights <= kManyWeights; ++i) {
+    if (!trunk[i].amx && trunk[i].weights > 0) return;
+    if (slots_needed(i + 1).size() == 1) alone_at_most = i + 1;
+  }
+  if (alone_at_most == 0) return;
+  alone = alone_at_most;
+  const at::Tensor& last = slots[static_cast<std::size_t>(slots_needed(alone).front())];
+  gathered = at::zeros(last.sizes(), last.options().memory_format(kChannelsLast));
 }
 
 void Plan::Impl::load(const std::uint8_t* tiles, std::int64_t count) {
@@ -233,27 +321,75 @@ void Plan::Impl::load(const std::uint8_t* tiles, std::int64_t count) {
   }
 }
 
-at::Tensor Plan::Impl::max_pooled(const at::Tensor& in, const Layer& layer) const {
-  const PoolShape shape{in.size(2),   in.size(3),   in.size(1),
-                        layer.kernel, layer.stride, layer.padding};
+namespace {
+
+PoolShape pool_shape(const Layer& layer, std::int64_t height, std::int64_t width,
+                     std::int64_t channels) {
+  return {height, width, channels, layer.kernel, layer.stride, layer.padding};
+}
+
+/// As max_pool, of values of `type`.
+void pool_rows(at::ScalarType type, const void* in, const PoolShape& shape, std::int64_t first,
+               std::int64_t last, std::int64_t in_first, void* out) {
+  const auto run = [&](auto value) {
+    using T = decltype(value);
+    max_pool(static_cast<const T*>(in), shape, first, last, in_first, static_cast<T*>(out));
+  };
+  if (type == at::kBFloat16) {
+    run(std::int16_t{});
+  } else if (type == at::kByte) {
+    run(std::uint8_t{});
+  } else {
+    run(std::int32_t{});
+  }
+}
+
+at::Tensor max_pooled(const at::Tensor& in, const Layer& layer) {
+  const PoolShape shape = pool_shape(layer, in.size(2), in.size(3), in.size(1));
   at::Tensor out = at::empty({in.size(0), in.size(1), shape.out_height(), shape.out_width()},
                              in.options().memory_format(kChannelsLast));
-  const std::int64_t in_step = in.numel() / in.size(0);
-  const std::int64_t out_step = out.numel() / out.size(0);
+  const std::int64_t in_step = in.nbytes() / in.size(0);
+  const std::int64_t out_step = out.nbytes() / out.size(0);
   for (std::int64_t n = 0; n < in.size(0); ++n) {
-    if (in.scalar_type() == at::kBFloat16) {
-      max_pool(static_cast<const std::int16_t*>(in.const_data_ptr()) + n * in_step, shape,
-               static_cast<std::int16_t*>(out.mutable_data_ptr()) + n * out_step);
-    } else if (in.scalar_type() == at::kByte) {
-      max_pool(static_cast<const std::uint8_t*>(in.const_data_ptr()) + n * in_step, shape,
-               static_cast<std::uint8_t*>(out.mutable_data_ptr()) + n * out_step);
-    } else {
-      max_pool(static_cast<const std::int32_t*>(in.const_data_ptr()) + n * in_step, shape,
-               static_cast<std::int32_t*>(out.mutable_data_ptr()) + n * out_step);
+    pool_rows(in.scalar_type(), static_cast<const std::byte*>(in.const_data_ptr()) + n * in_step,
+              shape, 0, shape.out_height(), 0,
+              static_cast<std::byte*>(out.mutable_data_ptr()) + n * out_step);
+  }
+  return out;
+}
+
+/// A convolution and the pooling that follows it, some rows at a time: the map between the two is
+/// the network's largest, and never leaves the cache.
+at::Tensor convolved_and_pooled(const AmxConvolution& convolution, bool relu, const at::Tensor& in,
+                                const Layer& pool) {
+  constexpr std::int64_t kRowsAtOnce = 8;
+  static thread_local AlignedBytes rows;
+  const AmxConvolution::Shape& map = convolution.shape();
+  const PoolShape shape = pool_shape(pool, map.out_height(), map.out_width(), map.channels_out);
+  at::Tensor out = at::empty({in.size(0), map.channels_out, shape.out_height(), shape.out_width()},
+                             in.options().memory_format(kChannelsLast));
+  const std::int64_t pixel_bytes = map.channels_out * convolution.value_bytes();
+  const std::int64_t in_step = in.nbytes() / in.size(0);
+  const std::int64_t out_row = shape.out_width() * pixel_bytes;
+  rows.grow(static_cast<std::size_t>((kRowsAtOnce * pool.stride + pool.kernel) * shape.width *
+                                     pixel_bytes));
+  auto* to = static_cast<std::byte*>(out.mutable_data_ptr());
+  for (std::int64_t n = 0; n < in.size(0); ++n) {
+    const auto* from = static_cast<const std::byte*>(in.const_data_ptr()) + n * in_step;
+    for (std::int64_t first = 0; first < shape.out_height(); first += kRowsAtOnce) {
+      const std::int64_t last = std::min(first + kRowsAtOnce, shape.out_height());
+      const std::int64_t top = std::max<std::int64_t>(0, first * pool.stride - pool.padding);
+      const std::int64_t bottom =
+          std::min(shape.height, (last - 1) * pool.stride - pool.padding + pool.kernel);
+      convolution.run_rows(from, top, bottom, relu, rows.get());
+      pool_rows(in.scalar_type(), rows.get(), shape, first, last, top, to);
+      to += (last - first) * out_row;
     }
   }
   return out;
 }
+
+}  // namespace
 
 at::Tensor Plan::Impl::averaged(const at::Tensor& in, const Step& step) const {
   const std::int64_t side = step.layer.side;
@@ -318,6 +454,18 @@ void convolve(WinogradConvolution& convolution, const at::Tensor& in, const Laye
   }
 }
 
+void convolve(const AmxConvolution& convolution, const at::Tensor& in, const Layer& layer,
+              at::Tensor& out) {
+  const AmxConvolution::Shape& shape = convolution.shape();
+  const bool adds = layer.addend >= 0;
+  if (!adds) {
+    out = at::empty({in.size(0), shape.channels_out, shape.out_height(), shape.out_width()},
+                    in.options().memory_format(kChannelsLast));
+  }
+  void* const to = out.mutable_data_ptr();
+  convolution.run(in.const_data_ptr(), in.size(0), adds ? to : nullptr, layer.relu, to);
+}
+
 }  // namespace
 
 void Plan::Impl::run_step(const Step& step) {
@@ -328,7 +476,12 @@ void Plan::Impl::run_step(const Step& step) {
   at::Tensor& out = slots[static_cast<std::size_t>(layer.output)];
   switch (layer.kind) {
     case Layer::Kind::kConvolution:
-      if (step.winograd) {
+      if (step.pool) {
+        slots[static_cast<std::size_t>(step.pool->output)] =
+            convolved_and_pooled(*step.amx, layer.relu, in, *step.pool);
+      } else if (step.amx) {
+        convolve(*step.amx, in, layer, out);
+      } else if (step.winograd) {
         convolve(*step.winograd, in, layer, out);
       } else if (is_int8 && layer.addend >= 0) {
         convolution_add_int8(out, step.before, in, step.in, step.quantised, step.bias, shape,
@@ -398,7 +551,7 @@ Plan& Plan::operator=(Plan&&) noexcept = default;
 std::int64_t Plan::batch() const { return impl_->batch; }
 Precision Plan::precision() const { return impl_->precision; }
 const ModelCard& Plan::card() const { return impl_->card; }
-std::size_t Plan::layers() const { return impl_->trunk.size() + impl_->dense.size() + 1; }
+std::size_t Plan::layers() const { return impl_->layers; }
 std::int64_t Plan::bytes_per_tile() const {
   return std::int64_t{3} * impl_->card.tile_px * impl_->card.tile_px;
 }
@@ -411,9 +564,24 @@ Plan::Result Plan::Impl::infer(
   const std::int64_t flat_row_bytes = flat.size(1) * flat.element_size();
   for (std::int64_t first = 0; first < count; first += kTilesAtOnce) {
     const std::int64_t here = std::min(kTilesAtOnce, count - first);
-    load_input(first, here);
-    slots[0] = input;
-    for (const Impl::Step& step : trunk) {
+    if (alone == 0) {
+      load_input(first, here);
+      slots[0] = input;
+    } else {
+      const int last = slots_needed(alone).front();
+      const auto tile_bytes = static_cast<std::int64_t>(gathered.nbytes()) / kTilesAtOnce;
+      auto* to = static_cast<std::byte*>(gathered.mutable_data_ptr());
+      for (std::int64_t i = 0; i < here; ++i, to += tile_bytes) {
+        load_input(first + i, 1);
+        slots[0] = input.narrow(0, 0, 1);
+        for (std::size_t step = 0; step < alone; ++step) run_step(trunk[step]);
+        std::memcpy(to, slots[static_cast<std::size_t>(last)].const_data_ptr(),
+                    static_cast<std::size_t>(tile_bytes));
+      }
+      slots[static_cast<std::size_t>(last)] = gathered;
+    }
+    for (std::size_t i = alone; i < trunk.size(); ++i) {
+      const Step& step = trunk[i];
       if (step.layer.kind != Layer::Kind::kFlatten) {
         run_step(step);
         continue;

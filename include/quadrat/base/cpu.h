@@ -10,6 +10,7 @@ struct CpuFeatures {
       false;          ///< AVX-512 F, BW, VL and DQ: what every server since 2017 with any of it has
   bool bf16 = false;  ///< multiplies pairs of bfloat16 in hardware
   bool vnni = false;  ///< multiplies fours of bytes in hardware, adding in 32 bits
+  bool amx = false;   ///< multiplies tiles of bytes and of bfloat16, and the system allows it
 };
 
 CpuFeatures cpu_features();
