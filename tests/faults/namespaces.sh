@@ -2,7 +2,8 @@
 # Four "hosts", each a network namespace with a name of its own, joined by links of 0.5 ms and 1 Gbit/s, a rank on each,
 # started by mpirun with a host file: units are dealt over TCP, and a rank that stands still is named with its host.
 #
-# usage: tests/faults/namespaces.sh [--measure PAIRS]     also scoring, its results and speed beside those on one host
+# usage: tests/faults/namespaces.sh [--measure PAIRS]     also scoring: its results, its connections, and its speed beside that
+#                                                           of four ranks on one host, in pairs of runs of 10,200 tiles
 set -euo pipefail
 # shellcheck source=tests/faults/work.sh
 . "$(dirname "${BASH_SOURCE[0]}")/work.sh"
@@ -35,7 +36,7 @@ AGENT
 chmod +x on_host
 
 scoring() { # NAME
-  echo "$bin/quadrat-score --tiles plain/many --runs plain/runs -o whole --precision fp32 --scores plain/scores --name $1"
+  echo "$bin/quadrat-score --tiles plain/many --runs plain/runs -o whole --precision int8 --scores plain/scores --name $1"
 }
 # Messages between ranks take TCP in both cases, so that the links are all that differs.
 tcp=(--mca btl "tcp,self" --mca pml ob1 --bind-to none --allow-run-as-root)
@@ -66,28 +67,43 @@ mkdir plain
 "$bin/quadrat-synth" --output county --tiles_across 14 --seed 6 >/dev/null 2>&1
 "$bin/quadrat-cut" --image county/county6.tif --nlcd county/county6_nlcd.tif --output plain/tiles >/dev/null 2>&1
 mkdir plain/many
-for copy in $(seq 16); do
+# Enough units for the last one of a rank, which the others do not wait for alike, to be a hundredth of the time at most.
+for copy in $(seq 100); do
   for file in plain/tiles/*/*.png; do ln "$file" "plain/many/$copy-$(basename "$file")"; done
 done
 train plain whole || fail "training"
 
 on_one_host whole || fail "scoring on one host"
-on_four_hosts four || fail "scoring on four hosts"
+on_four_hosts four &
+job=$!
+wait_until 120 'a unit' compgen -G 'plain/scores/four/*.journal'
+for i in "${hosts[@]}"; do
+  echo "rank $((i - 1)) of 4 has $(ip netns exec "q$i" ss -Htnp state established | grep -c '"quadrat-score"') connections"
+done
+wait "$job" || fail "scoring on four hosts"
 grep -q 'scored, 0 rejected' out || fail "no result"
 same_score plain four
 h5dump -a /environment/hosts plain/scores/four/scores.h5 | grep -q 'q1 q2 q3 q4' || fail "these were not four hosts"
 
-speeds() { sed -n 's/.*, \([0-9.]*\) tiles\/s.*/\1/p' out; }
-ratios=()
+# measure WHERE: sets $speed, in tiles/s, as the program says it.
+measure() {
+  "on_$1" "$1" || fail "scoring on $1"
+  speed=$(sed -n 's/.*, \([0-9.]*\) tiles\/s.*/\1/p' out)
+  rm -r "plain/scores/$1"
+}
+median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2 }'; }
+# What the machine does from minute to minute meets both: a pair's two runs follow each other, and change places.
 for pair in $(seq "$pairs"); do
-  on_one_host "one$pair"
-  one=$(speeds)
-  on_four_hosts "four$pair"
-  four=$(speeds)
-  ratios+=("$(awk -v a="$four" -v b="$one" 'BEGIN { printf "%.3f", a / b }')")
-  echo "pair $pair: one host $one, four hosts $four tiles/s, ratio ${ratios[-1]}"
+  order=(one_host four_hosts)
+  if ((pair % 2 == 0)); then order=(four_hosts one_host); fi
+  for where in "${order[@]}"; do
+    measure "$where"
+    declare "$where=$speed"
+    echo "$speed" >>"speeds_$where"
+  done
+  # shellcheck disable=SC2154  # declared above
+  awk -v a="$four_hosts" -v b="$one_host" 'BEGIN { printf "%.3f\n", a / b }' >>ratios
+  echo "pair $pair: one host $one_host, four hosts $four_hosts tiles/s, ratio $(tail -n 1 ratios)"
 done
-if ((pairs > 0)); then
-  printf '%s\n' "${ratios[@]}" | sort -n | awk '{ r[NR] = $1 } END { print "median ratio", r[int((NR + 1) / 2)] }'
-fi
+echo "medians: one host $(median speeds_one_host), four hosts $(median speeds_four_hosts) tiles/s, ratio of pairs $(median ratios)"
 echo "the same results on four hosts, 0.5 ms and 1 Gbit/s apart"
