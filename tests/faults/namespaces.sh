@@ -3,7 +3,7 @@
 # started by mpirun with a host file: units are dealt over TCP, and a rank that stands still is named with its host.
 #
 # usage: tests/faults/namespaces.sh [--measure PAIRS]     also scoring: its results, its connections, and its speed beside that
-#                                                           of four ranks on one host, in pairs of runs of 10,200 tiles
+#                                                           of four ranks on one host, both at once
 set -euo pipefail
 # shellcheck source=tests/faults/work.sh
 . "$(dirname "${BASH_SOURCE[0]}")/work.sh"
@@ -42,19 +42,19 @@ scoring() { # NAME
 tcp=(--mca btl "tcp,self" --mca pml ob1 --bind-to none --allow-run-as-root)
 on_one_host() { # NAME
   # shellcheck disable=SC2046
-  mpirun -n 4 --oversubscribe "${tcp[@]}" --mca btl_tcp_if_include lo $(scoring "$1") >out 2>&1
+  mpirun -n 4 --oversubscribe "${tcp[@]}" --mca btl_tcp_if_include lo $(scoring "$1")
 }
 start_on_four_hosts() { # COMMAND...
   ./on_host 10.9.8.1 cd "$folder" '&&' mpirun -n 4 --hostfile hosts "${tcp[@]}" --mca plm_rsh_agent "$folder/on_host" \
-    --mca btl_tcp_if_include wire --mca oob_tcp_if_include wire -x OMP_NUM_THREADS "$@" >out 2>&1
+    --mca btl_tcp_if_include wire --mca oob_tcp_if_include wire -x OMP_NUM_THREADS "$@"
 }
 on_four_hosts() { # NAME
   # shellcheck disable=SC2046
   start_on_four_hosts $(scoring "$1")
 }
-start_on_four_hosts "$fixtures/unit_dealer_test" || fail "dealing units to four hosts"
+start_on_four_hosts "$fixtures/unit_dealer_test" >out 2>&1 || fail "dealing units to four hosts"
 status=0
-start_on_four_hosts "$fixtures/stand_still" stop || status=$?
+start_on_four_hosts "$fixtures/stand_still" stop >out 2>&1 || status=$?
 [ "$status" -eq 75 ] || fail "a job with a stopped rank ended with $status"
 grep -q "rank 3 on host 'q4' has given no sign of life" out || fail "the watchdog does not name the rank and its host"
 
@@ -73,8 +73,8 @@ for copy in $(seq 100); do
 done
 train plain whole || fail "training"
 
-on_one_host whole || fail "scoring on one host"
-on_four_hosts four &
+on_one_host whole >out 2>&1 || fail "scoring on one host"
+on_four_hosts four >out 2>&1 &
 job=$!
 wait_until 120 'a unit' compgen -G 'plain/scores/four/*.journal'
 for i in "${hosts[@]}"; do
@@ -85,25 +85,29 @@ grep -q 'scored, 0 rejected' out || fail "no result"
 same_score plain four
 h5dump -a /environment/hosts plain/scores/four/scores.h5 | grep -q 'q1 q2 q3 q4' || fail "these were not four hosts"
 
-# measure WHERE: sets $speed, in tiles/s, as the program says it.
-measure() {
-  "on_$1" "$1" || fail "scoring on $1"
-  speed=$(sed -n 's/.*, \([0-9.]*\) tiles\/s.*/\1/p' out)
-  rm -r "plain/scores/$1"
-}
-median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2 }'; }
-# What the machine does from minute to minute meets both: a pair's two runs follow each other, and change places.
+# Both at once, on the same processors: whatever else the machine does meets both alike, and a rank that waits for the
+# network leaves its processor to the other job's. Compared is what both did while both were at work, by their journals,
+# whose bytes are as many as the tiles in them.
+bytes_in() { { cat plain/scores/"$1"/*.journal 2>/dev/null || true; } | wc -c; }
+all_at_work() { [ "$(find plain/scores/one plain/scores/four -name '*.journal' | wc -l)" -eq 8 ]; }
+: >ratios
 for pair in $(seq "$pairs"); do
-  order=(one_host four_hosts)
-  if ((pair % 2 == 0)); then order=(four_hosts one_host); fi
-  for where in "${order[@]}"; do
-    measure "$where"
-    declare "$where=$speed"
-    echo "$speed" >>"speeds_$where"
+  rm -rf plain/scores/one plain/scores/four
+  on_one_host one >out 2>&1 &
+  job=$!
+  on_four_hosts four >out_four 2>&1 &
+  job_four=$!
+  wait_until 200 'units of all ranks' all_at_work
+  from=("$(bytes_in one)" "$(bytes_in four)") to=(0 0)
+  from_s=$SECONDS
+  until seen=("$(bytes_in one)" "$(bytes_in four)") && ((seen[0] < to[0] || seen[1] < to[1])); do
+    to=("${seen[@]}")
+    sleep 0.2
   done
-  # shellcheck disable=SC2154  # declared above
-  awk -v a="$four_hosts" -v b="$one_host" 'BEGIN { printf "%.3f\n", a / b }' >>ratios
-  echo "pair $pair: one host $one_host, four hosts $four_hosts tiles/s, ratio $(tail -n 1 ratios)"
+  echo "$((SECONDS - from_s)) $((to[0] - from[0])) $((to[1] - from[1]))" | awk '{ print $3 / $2, $1 }' | tee -a ratios \
+    | awk -v pair="$pair" '{ printf "pair %d: %.3f of what one host did, in %d s side by side\n", pair, $1, $2 }'
+  wait "$job" || fail "scoring on one host"
+  wait "$job_four" || fail "scoring on four hosts: $(cat out_four)"
 done
-echo "medians: one host $(median speeds_one_host), four hosts $(median speeds_four_hosts) tiles/s, ratio of pairs $(median ratios)"
+sort -n ratios | awk '{ r[NR] = $1 } END { printf "median: %.3f of the speed on one host\n", r[int((NR + 1) / 2)] }'
 echo "the same results on four hosts, 0.5 ms and 1 Gbit/s apart"

@@ -109,7 +109,10 @@ ranks_of() { # PROGRAM: of this drill's run
 # fault: notes the instant.
 fault() { fault_at=$(now); }
 # When the work was saved that is gone on with.
-saved_at() { stat -c %.Y runs/"$drill"{,_resnet18_all}/checkpoint.safetensors scores/"$drill"/*.journal 2>/dev/null | sort -n | tail -n 1; }
+saved_at() {
+  { stat -c %.Y runs/"$drill"{,_resnet18_all}/checkpoint.safetensors scores/"$drill"/*.journal 2>/dev/null || true; } \
+    | sort -n | tail -n 1
+}
 # recovered TEXT [LOG]: the log says so, so work goes on. Sets $recovery_s, $lost_s and, in words for a training, $lost.
 recovered() {
   local log=${2:-$drill.log} saved
@@ -248,11 +251,11 @@ cancelled() {
 # sweep_tasks ARRAY: those entries of the grid, a log a task.
 sweep_tasks() {
   job=$(sbatch --parsable --ntasks=1 --array="$1" --output="$work/$drill-%a.log" "$source_dir/slurm/sweep.sbatch" \
-    "${grid[@]}" --prefix "$drill" -- --num_epochs 3 --batch_size 16)
+    "${grid[@]}" --prefix "$drill" -- --num_epochs 6 --batch_size 16)
 }
 array_task_requeued() {
   sweep_tasks 4,5
-  wait_until 200 'an epoch of task 5' grep -qE 'epoch +1/3: train' "$work/$drill-5.log"
+  wait_until 200 'a checkpoint of task 5' test -e "runs/${drill}_resnet18_all/checkpoint.safetensors"
   fault
   scontrol requeue "${job}_5"
   recovered 'going on with' "$drill-5.log"

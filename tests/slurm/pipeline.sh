@@ -20,7 +20,7 @@ id_of() { sed -n "s/^\([0-9]*\) $1$/\1/p" pipeline.log; }
 sweep_has() { grep -qE "$1" "$county"/logs/quadrat-sweep-*.log; }
 
 submit
-wait_until 240 'an epoch of the sweep' sweep_has 'epoch +1/6: train'
+wait_until 240 'a checkpoint of the sweep' test -e "$county/runs/sweep_resnet18_all/checkpoint.safetensors"
 scontrol requeue "$(id_of sweep)_5"
 wait_until 60 'the sweep to go on' sweep_has 'going on with'
 wait_until 300 'the report' job_has_ended "$(id_of report)"
