@@ -52,10 +52,13 @@ limit_ranks() {
 }
 
 # Sets $launch, the command that programs go behind.
+hostfile=
+trap 'rm -f "$hostfile"' EXIT
 plan_launch() {
   local hosts=() i ranks=0 nodes=0
   mapfile -t hosts < <(scontrol show hostnames "${SLURM_JOB_NODELIST:-localhost}")
-  hostfile=$(mktemp "${TMPDIR:-/tmp}/quadrat-hosts.XXXXXX")
+  if [ -z "$hostfile" ]; then hostfile=$(mktemp "${TMPDIR:-/tmp}/quadrat-hosts.XXXXXX"); fi
+  : >"$hostfile"
   for i in "${!rank_counts[@]}"; do
     if ((rank_counts[i] == 0)); then continue; fi
     echo "${hosts[i]} slots=${rank_counts[i]}" >>"$hostfile"
@@ -76,7 +79,8 @@ plan_launch() {
   say "$ranks ranks on $nodes of ${SLURM_JOB_NUM_NODES:-1} nodes, restart ${SLURM_RESTART_COUNT:-0}"
 }
 
-# The time limit is near (USR1), or Slurm wants the node back (TERM): the ranks save and end with 75.
+# The time limit or, in its GraceTime, preemption is near (USR1), or Slurm wants the node back (TERM): the ranks save and
+# end with 75.
 stop_signal=
 launcher_pid=
 on_signal() {
@@ -142,11 +146,8 @@ run() {
   while :; do
     status=0
     attempt "${launch[@]}" "$bin/$1" "${@:2}" || status=$?
-    if ((status == 0)); then
-      rm -f "$hostfile"
-      return 0
-    fi
-    if [ "$stop_signal" = USR1 ]; then requeue 'the time limit is near'; fi
+    if ((status == 0)); then return 0; fi
+    if [ "$stop_signal" = USR1 ]; then requeue 'the time limit or preemption is near'; fi
     if [ "$stop_signal" = TERM ]; then
       # Cancelled, or preempted and requeued by Slurm itself: nothing is left to do, unless only a warning came.
       if job_is_running; then requeue 'the node is wanted'; fi

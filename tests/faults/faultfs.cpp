@@ -1,8 +1,6 @@
 // faultfs: a folder seen through FUSE, slower and less reliable than it is. See kHelp.
-#define FUSE_USE_VERSION 312
 #include <dirent.h>
 #include <fcntl.h>
-#include <fuse.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -19,11 +17,14 @@
 #include <thread>
 
 #include "faults.h"
+#include "fuse_mount.h"
 
 namespace {
 
 using quadrat::faults::Counts;
 using quadrat::faults::Faults;
+using quadrat::faults::FuseMount;
+using quadrat::faults::give_entry;
 
 constexpr const char* kHelp =
     "faultfs: a folder seen through FUSE, with latency and faults. Stays in the foreground; umount "
@@ -48,7 +49,6 @@ constexpr const char* kHelp =
 
 struct State {
   int root = -1;
-  double cache_s = 1;
   std::string control, counts_path, latency_line;
   Faults faults;
   Counts counts;
@@ -64,13 +64,6 @@ int begin(const char* operation, const char* path) {
 }
 
 int result(int code) { return code < 0 ? -errno : 0; }
-
-void* init(fuse_conn_info*, fuse_config* config) {
-  config->use_ino = 1;
-  config->entry_timeout = config->attr_timeout = state.cache_s;
-  config->negative_timeout = 0;
-  return nullptr;
-}
 
 int do_getattr(const char* path, struct stat* info, fuse_file_info* file) {
   if (const int failed = begin("getattr", path)) return failed;
@@ -219,12 +212,8 @@ int do_readdir(const char* path, void* buffer, fuse_fill_dir_t fill, off_t offse
   DIR* folder = reinterpret_cast<DIR*>(file->fh);
   ::seekdir(folder, offset);
   while (const dirent* entry = ::readdir(folder)) {
-    struct stat info {};
-    info.st_ino = entry->d_ino;
-    info.st_mode = static_cast<mode_t>(DTTOIF(entry->d_type));
-    if (fill(buffer, entry->d_name, &info, ::telldir(folder),
-             static_cast<fuse_fill_dir_flags>(0)) != 0)
-      break;
+    const auto mode = static_cast<mode_t>(DTTOIF(entry->d_type));
+    if (!give_entry(fill, buffer, entry->d_name, entry->d_ino, mode, ::telldir(folder))) break;
   }
   return 0;
 }
@@ -246,7 +235,6 @@ int do_statfs(const char* path, struct statvfs* info) {
 
 fuse_operations operations() {
   fuse_operations all{};
-  all.init = init;
   all.getattr = do_getattr;
   all.readlink = do_readlink;
   all.mkdir = do_mkdir;
@@ -300,7 +288,9 @@ void attend(const std::atomic<bool>& ending) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string folder, mount;
+  std::string folder;
+  // Requests wait for their latency side by side, as they do on a network.
+  FuseMount mount{.name = "faultfs", .place = {}, .threads = 64};
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
     if (word == "--help" || word == "-h") {
@@ -310,7 +300,7 @@ int main(int argc, char** argv) {
     const bool is_option =
         word == "--latency_ms" || word == "--control" || word == "--counts" || word == "--cache_s";
     if ((is_option && i + 1 == argc) || (!is_option && word.starts_with('-')) ||
-        (!is_option && !mount.empty())) {
+        (!is_option && !mount.place.empty())) {
       std::fprintf(stderr, "faultfs: cannot use '%s' (see --help)\n", argv[i]);
       return 1;
     }
@@ -321,12 +311,12 @@ int main(int argc, char** argv) {
     } else if (word == "--counts") {
       state.counts_path = std::filesystem::absolute(argv[++i]);
     } else if (word == "--cache_s") {
-      state.cache_s = std::strtod(argv[++i], nullptr);
+      mount.cache_s = std::strtod(argv[++i], nullptr);
     } else {
-      (folder.empty() ? folder : mount) = word;
+      (folder.empty() ? folder : mount.place) = word;
     }
   }
-  if (mount.empty()) {
+  if (mount.place.empty()) {
     std::fprintf(stderr, "faultfs: a folder and a place to mount it are needed (see --help)\n");
     return 1;
   }
@@ -338,13 +328,7 @@ int main(int argc, char** argv) {
   ::umask(0);
   std::atomic<bool> ending{false};
   std::thread attendant(attend, std::cref(ending));
-  const fuse_operations all = operations();
-  // -f: in the foreground. Requests wait for their latency side by side, as they do on a network.
-  std::string names[] = {"faultfs", "-f", "-o",
-                         "max_threads=64,max_idle_threads=64,fsname=faultfs,allow_other", mount};
-  char* arguments[] = {names[0].data(), names[1].data(), names[2].data(), names[3].data(),
-                       names[4].data()};
-  const int status = fuse_main(static_cast<int>(std::size(arguments)), arguments, &all, nullptr);
+  const int status = serve(mount, operations());
   ending = true;
   attendant.join();
   return status;

@@ -30,6 +30,22 @@ same_score mnt slow
 grep -q '^rank0 readdir' counts || fail "nobody listed anything: $(cat counts)"
 if grep '^rank1 readdir' counts; then fail "rank 1 lists folders"; fi
 
+cut() { # FOLDER NAME
+  "$bin/quadrat-cut" --image county/county6.tif --nlcd county/county6_nlcd.tif --output "$1/$2" >out 2>&1
+}
+pack() { # FOLDER NAME
+  "$bin/quadrat-pack" --tiles plain/many --tiles_per_shard 100 --output "$1/$2" >out 2>&1
+}
+same_cut() { diff -r --exclude tiles.json plain/tiles "$1/$2" || fail "other tiles in $1/$2"; }
+same_pack() { diff -r plain/packed "$1/$2" || fail "other shards in $1/$2"; }
+# Tiles and shards that bear their own names, of cutting or packing that failed, are what they will be.
+pieces_are_whole() { # NAME AS
+  local file
+  while IFS= read -r file; do
+    cmp "mnt/$1/$file" "plain/$2/$file" || fail "a part of $file is to be seen"
+  done < <(cd "mnt/$1" && find . -type f -name '[!.]*' \( -name '*.png' -o -name '*.tar' \))
+}
+
 # fails_with TEXT WHAT NAME: exit 2, an error line of each rank that met it, whole files.
 fails_with() {
   local status=0
@@ -51,6 +67,18 @@ fails_with 'No space left' score full
 score mnt full || fail "scoring once there is room"
 same_score mnt full
 
+faults 'room_bytes 3000000'
+fails_with 'No space left' cut full_cut
+pieces_are_whole full_cut tiles
+cut mnt full_cut || fail "cutting once there is room"
+same_cut mnt full_cut
+pack plain packed || fail "packing on a local disk"
+faults 'room_bytes 9000000'
+fails_with 'No space left' pack full_pack
+pieces_are_whole full_pack packed
+pack mnt full_pack || fail "packing once there is room"
+same_pack mnt full_pack
+
 # --- the quota says no only when a file is closed or flushed ---
 faults 'fail fsync EDQUOT checkpoint'
 fails_with 'quota' train quota
@@ -66,6 +94,19 @@ faults 'fail rename ESTALE run.h5'
 fails_with 'Stale file handle' train stale
 train mnt stale || fail "training after a stale handle"
 same_train mnt stale
+faults 'fail write ESTALE journal'
+fails_with 'Stale file handle' score stale
+score mnt stale || fail "scoring after a stale handle"
+same_score mnt stale
+faults 'fail rename EIO scores.h5'
+fails_with 'Input/output error' score broken
+score mnt broken || fail "scoring after an I/O error"
+same_score mnt broken
+faults 'fail write EIO .tar'
+fails_with 'Input/output error' pack broken_pack
+pieces_are_whole broken_pack packed
+pack mnt broken_pack || fail "packing after an I/O error"
+same_pack mnt broken_pack
 faults 'fail write EIO model.safetensors'
 fails_with 'Input/output error' train broken
 train mnt broken || fail "training after an I/O error"

@@ -1,7 +1,5 @@
 // nfsfs: an NFSv3 export seen through FUSE, for machines whose kernel has no NFS client. See kHelp.
-#define FUSE_USE_VERSION 312
 #include <fcntl.h>
-#include <fuse.h>
 #include <nfsc/libnfs.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -10,8 +8,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <iterator>
 #include <string>
+
+#include "fuse_mount.h"
 
 namespace {
 
@@ -24,17 +23,9 @@ constexpr const char* kHelp =
     "attributes are kept for a\n"
     "second, file contents never beyond an open. No locks.\n";
 
-// libnfs serves one thread at a time, and so does fuse_main with -s.
 nfs_context* nfs = nullptr;
 
 nfsfh* handle(const fuse_file_info* file) { return reinterpret_cast<nfsfh*>(file->fh); }
-
-void* init(fuse_conn_info*, fuse_config* config) {
-  config->use_ino = 1;
-  config->entry_timeout = config->attr_timeout = 1;
-  config->negative_timeout = 0;
-  return nullptr;
-}
 
 void fill_stat(const nfs_stat_64& from, struct stat* to) {
   *to = {};
@@ -123,10 +114,8 @@ int do_readdir(const char* path, void* buffer, fuse_fill_dir_t fill, off_t, fuse
   const int code = nfs_opendir(nfs, path, &folder);
   if (code < 0) return code;
   while (const nfsdirent* entry = nfs_readdir(nfs, folder)) {
-    struct stat info {};
-    info.st_ino = entry->inode;
-    info.st_mode = entry->mode;
-    if (fill(buffer, entry->name, &info, 0, static_cast<fuse_fill_dir_flags>(0)) != 0) break;
+    if (!quadrat::faults::give_entry(fill, buffer, entry->name, entry->inode, entry->mode, 0))
+      break;
   }
   nfs_closedir(nfs, folder);
   return 0;
@@ -136,7 +125,6 @@ int do_statfs(const char* path, struct statvfs* info) { return nfs_statvfs(nfs, 
 
 fuse_operations operations() {
   fuse_operations all{};
-  all.init = init;
   all.getattr = do_getattr;
   all.open = do_open;
   all.create = do_create;
@@ -171,10 +159,6 @@ int main(int argc, char** argv) {
   }
   constexpr int kForEver = -1;
   nfs_set_autoreconnect(nfs, kForEver);
-  const fuse_operations all = operations();
-  std::string mount = argv[2];
-  std::string names[] = {"nfsfs", "-f", "-s", "-o", "fsname=nfsfs,allow_other"};
-  char* arguments[] = {names[0].data(), names[1].data(), names[2].data(),
-                       names[3].data(), names[4].data(), mount.data()};
-  return fuse_main(static_cast<int>(std::size(arguments)), arguments, &all, nullptr);
+  // libnfs serves one thread at a time.
+  return quadrat::faults::serve({.name = "nfsfs", .place = argv[2]}, operations());
 }

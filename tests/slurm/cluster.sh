@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the tests here: a Slurm of one node from Debian's packages, its daemons started by this test, in a folder of
-# its own, on free ports of the loopback interface, and ended by their process numbers.
+# its own, on free ports of the loopback interface, and ended by their process numbers. Jobs work in $work, with the
+# programs in $QUADRAT_BIN.
 
 [ "$(id -u)" -eq 0 ] || { echo "FAILED: Slurm's daemons need root here"; exit 1; }
 for program in munged slurmctld slurmd sbatch; do
@@ -11,8 +12,25 @@ for program in munged slurmctld slurmd sbatch; do
   fi
 done
 PATH=$PATH:/usr/sbin
+export QUADRAT_BIN=${QUADRAT_BIN:?the folder of the programs}
+export OMP_NUM_THREADS=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
+unset QUADRAT_SLURM
+# shellcheck disable=SC2034  # used by the tests
+source_dir=${QUADRAT_SOURCE:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}
 cluster=$(mktemp -d)
+work=$cluster/work
 declare -A daemon=()
+trap stop_cluster EXIT
+mkdir "$work"
+cd "$work" || exit 1
+
+fail() {
+  printf 'FAILED: %s%s\n' "${drill:+$drill: }" "$*" >&2
+  # What jobs said last, and the daemons.
+  find "$work" -name '*.log' -printf '%T@ %p\n' | sort -rn | head -n 2 | cut -d ' ' -f 2 | xargs -r tail -n 30 >&2
+  tail -n 15 "$cluster"/*.log "$cluster"/*.out >&2 || true
+  exit 1
+}
 
 free_port() {
   python3 -c 'import socket
@@ -26,11 +44,7 @@ wait_until() {
   local end=$((SECONDS + $1)) what=$2
   shift 2
   until "$@" >/dev/null 2>&1; do
-    if ((SECONDS >= end)); then
-      echo "FAILED: waited in vain for $what" >&2
-      tail -n 15 "$cluster"/*.log "$cluster"/*/logs/*.log >&2 || true
-      exit 1
-    fi
+    if ((SECONDS >= end)); then fail "waited in vain for $what"; fi
     sleep 0.1
   done
 }
@@ -92,7 +106,11 @@ MaxArraySize=100
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 NodeName=$host NodeHostname=$host NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
-PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=patient Nodes=$host MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
+PartitionName=urgent Nodes=$host MaxTime=INFINITE State=UP PriorityTier=2
 CONF
   # Where no control groups are mounted, in a chroot say, slurmd starts only if it is told not to look which kind they are.
   case $(stat -f -c %T /sys/fs/cgroup 2>/dev/null) in
@@ -123,3 +141,8 @@ stop_cluster() {
 job_state() { scontrol -o show job "$1" 2>/dev/null | grep -o 'JobState=[A-Z_]*' | cut -d= -f2 | sort -u | tr '\n' ' ' | sed 's/ $//'; }
 job_restarts() { scontrol -o show job "$1" | grep -o 'Restarts=[0-9]*' | cut -d= -f2 | head -n 1; }
 job_has_ended() { [[ $(job_state "$1") =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|OUT_OF_MEMORY|BOOT_FAIL| )+$ ]]; }
+# ends_complete ID SECONDS WHAT: the job ends, and all of it as it should.
+ends_complete() {
+  wait_until "$2" "the end of $3" job_has_ended "$1"
+  [ "$(job_state "$1")" = COMPLETED ] || fail "$3 ended as $(job_state "$1")"
+}
