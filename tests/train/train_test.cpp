@@ -77,6 +77,47 @@ TEST(Optimizer, clips_to_the_joint_norm) {
   EXPECT_NEAR(b.grad()[0].item<double>(), 0.8, 1e-6);
 }
 
+TEST(Optimizer, steps_what_a_bf16_parameter_is_a_copy_of) {
+  for (const char* kind : {"sgd", "adamw"}) {
+    torch::manual_seed(2);
+    // More than are stepped at once; this rank's rows are in the middle of a whole.
+    const auto whole = torch::randn({500, 600});
+    const SplitParameter part{whole.narrow(0, 100, 300).to(torch::kBFloat16),
+                              whole.narrow(0, 100, 300), whole};
+    const auto before = whole.clone();
+    const auto plain = part.rows.clone();
+    const Optimizer::Options options{kind, 0.9, 0.01};
+    Optimizer optimizer({part.own}, options, {part});
+    Optimizer reference({plain}, options);
+    for (int step = 0; step < 3; ++step) {
+      part.own.mutable_grad() = torch::randn({300, 600}).to(torch::kBFloat16);
+      plain.mutable_grad() = part.own.grad().to(torch::kFloat);
+      optimizer.step(0.05);
+      reference.step(0.05);
+    }
+    EXPECT_TRUE(torch::equal(part.rows, plain)) << kind;
+    EXPECT_TRUE(torch::equal(part.own, plain.to(torch::kBFloat16))) << kind;
+    EXPECT_TRUE(torch::equal(whole.narrow(0, 0, 100), before.narrow(0, 0, 100))) << kind;
+    EXPECT_EQ(optimizer.state()[0].sizes(), whole.sizes()) << kind;
+    EXPECT_TRUE(torch::equal(optimizer.state()[0].narrow(0, 100, 300), reference.state()[0]))
+        << kind;
+  }
+}
+
+TEST(Optimizer, clips_by_what_all_ranks_have_of_split_parameters) {
+  const auto whole = torch::zeros({2});
+  const SplitParameter part{whole.narrow(0, 0, 1).clone(), whole.narrow(0, 0, 1), whole};
+  const auto other = torch::zeros({1});
+  Optimizer optimizer({part.own, other}, {}, {part});
+  part.own.mutable_grad() = torch::tensor({3.0F});
+  other.mutable_grad() = torch::tensor({12.0F});
+  // Another rank has 4 in its row: 3, 4 and 12 are 13 long.
+  const auto norm = optimizer.clip(1.3, [](torch::Tensor& squares) { squares[0] += 16; });
+  EXPECT_NEAR(norm.item<double>(), 13, 1e-5);
+  EXPECT_NEAR(part.own.grad().item<double>(), 0.3, 1e-6);
+  EXPECT_NEAR(other.grad().item<double>(), 1.2, 1e-6);
+}
+
 TEST(Optimizer, leaves_gradients_below_the_limit_alone) {
   auto a = torch::zeros({2});
   a.mutable_grad() = torch::tensor({3.0F, 4.1F});
