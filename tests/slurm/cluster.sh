@@ -131,8 +131,14 @@ end_daemon() { # NAME [SIGNAL]
 }
 
 stop_cluster() {
-  local pid
-  if [ -n "${daemon[slurmctld]:-}" ]; then scancel --user=root 2>/dev/null || true; fi
+  local i name
+  # Jobs of a test that failed end before their daemons do: nobody would end them afterwards.
+  if [ -n "${daemon[slurmctld]:-}" ] && scancel --user=root 2>/dev/null; then
+    for ((i = 0; i < 150; ++i)); do
+      [ -n "$(squeue -h 2>/dev/null)" ] || break
+      sleep 0.1
+    done
+  fi
   # Steps that outlive their slurmd are slurmstepd's, known by this cluster's spool folder.
   for name in slurmd slurmctld munged; do end_daemon "$name"; done
   rm -rf "$cluster"
