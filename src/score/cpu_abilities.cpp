@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "quadrat/base/cpu.h"
 #include "quadrat/base/error.h"
 
 namespace quadrat::score {
@@ -11,6 +12,7 @@ CpuAbilities CpuAbilities::of(const mpi::Communicator& ranks) {
   cpu.has_bf16 = ranks.min(is_supported(Precision::kBf16) ? 1 : 0) == 1;
   cpu.accelerates_bf16 = ranks.min(is_accelerated(Precision::kBf16) ? 1 : 0) == 1;
   cpu.has_int8 = ranks.min(is_supported(Precision::kInt8) ? 1 : 0) == 1;
+  cpu.has_amx = ranks.min(cpu_features().amx ? 1 : 0) == 1;
   return cpu;
 }
 
@@ -26,8 +28,8 @@ void CpuAbilities::require(Precision precision) const {
 }
 
 std::string CpuAbilities::name() const {
-  return fmt::format("{}{}{}", has_bf16 ? "avx512" : "", accelerates_bf16 ? " bf16" : "",
-                     has_int8 ? " vnni" : "");
+  return fmt::format("{}{}{}{}", has_bf16 ? "avx512" : "", accelerates_bf16 ? " bf16" : "",
+                     has_int8 ? " vnni" : "", has_amx ? " amx" : "");
 }
 
 }  // namespace quadrat::score

@@ -112,6 +112,7 @@ struct Plan::Impl {
   ModelCard card;
   Precision precision = Precision::kFp32;
   std::int64_t batch = 0;
+  bool may_use_amx = true;
   std::optional<DeviceNetwork> on_device;  // then all that follows is empty
   std::vector<Step> trunk;                 // up to the flattening: runs on kTilesAtOnce tiles
   std::size_t alone = 0;                   // steps of the trunk that run on one tile at a time
@@ -184,7 +185,8 @@ std::unique_ptr<AmxConvolution> Plan::Impl::tile_convolution(const Step& step,
   const AmxConvolution::Shape shape{in.size(1),        weight.size(0),     step.layer.kernel,
                                     step.layer.stride, step.layer.padding, in.size(2),
                                     in.size(3)};
-  if (precision == Precision::kFp32 || !AmxConvolution::is_supported(shape)) return nullptr;
+  if (!may_use_amx || precision == Precision::kFp32 || !AmxConvolution::is_supported(shape))
+    return nullptr;
   const at::Tensor plain = weight.contiguous();
   const auto* biases = bias.const_data_ptr<float>();
   if (precision == Precision::kBf16) {
@@ -520,7 +522,7 @@ std::int64_t Plan::suitable_batch(Architecture architecture) {
 }
 
 Plan::Plan(FusedNetwork network, Precision precision, std::int64_t batch,
-           const Calibration* calibration, torch::Device device)
+           const Calibration* calibration, torch::Device device, bool may_use_amx)
     : impl_(std::make_unique<Impl>()) {
   if (device.is_cuda() && precision == Precision::kInt8)
     throw UsageError(
@@ -535,6 +537,7 @@ Plan::Plan(FusedNetwork network, Precision precision, std::int64_t batch,
   impl_->card = network.card;
   impl_->forest = network.forest;
   impl_->precision = precision;
+  impl_->may_use_amx = may_use_amx;
   impl_->batch =
       (std::max<std::int64_t>(batch, 1) + kTilesAtOnce - 1) / kTilesAtOnce * kTilesAtOnce;
   if (device.is_cuda()) {

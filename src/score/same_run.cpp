@@ -41,10 +41,10 @@ std::uint64_t fingerprint_of(const ScoreOptions& options, const Start& start) {
   const Bytes ranges =
       engine.precision == Precision::kInt8 ? serialize(engine.calibration) : Bytes();
   const std::string identity = fmt::format(
-      "{} {} {} {} {} {} {} {} {} {}{}", hex(start.model_crc32), hex(start.catalog_crc32),
+      "{} {} {} {} {} {} {} {} {} {}{}{}", hex(start.model_crc32), hex(start.catalog_crc32),
       to_string(engine.precision), start.batch, start.units.count(), options.test_time_augmentation,
       !options.features.empty(), hex(checksum(ranges)), engine.look.side_px, engine.look.threshold,
-      start.device == "cpu" ? "" : " " + start.device);
+      start.device == "cpu" ? "" : " " + start.device, start.amx ? " amx" : "");
   return std::uint64_t{checksum(std::as_bytes(std::span(identity)))} << 32 | start.catalog_crc32;
 }
 
@@ -57,6 +57,7 @@ Settings environment_of(const ScoreOptions& options, const Start& start,
           {"hosts", fmt::format("{}", fmt::join(names.begin(), names.end(), " "))},
           {"device", start.device},
           {"threads_per_rank", fmt::format("{}", start.decoding_threads)},
+          {"amx", start.amx ? "yes" : "no"},
           {"precision", to_string(start.engine.precision)},
           {"precision_reason", start.engine.precision_reason},
           {"calibrated_on", start.engine.calibrated_on},

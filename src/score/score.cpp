@@ -58,9 +58,10 @@ class Job {
   ScoreSummary run();
 
  private:
-  void prepare();                // rank 0
-  void check_tile_size() const;  // rank 0
-  void find_what_is_done();      // rank 0
+  void prepare();                    // rank 0
+  void check_tile_size() const;      // rank 0
+  void go_on_with_or_without_amx();  // rank 0
+  void find_what_is_done();          // rank 0
   WeightsFile fetch_weights();
   void work(Plan& plan, Plan* look);
   void finish(bool is_interrupted);           // rank 0
@@ -186,6 +187,7 @@ void Job::prepare() {
     wish_.precision_reason = setting(record_.environment, "precision_reason");
   }
   if (wish_.precision && device_.is_cpu()) cpu_.require(*wish_.precision);
+  start_.amx = cpu_.has_amx && device_.is_cpu();
   if (has_record) {
     require_same_run(record_, options_, start_, *wish_.precision);
     if (record_.status == RunStatus::kComplete && options_.resume == "auto") {
@@ -193,6 +195,7 @@ void Job::prepare() {
       summarise(record_);
       return;
     }
+    if (options_.resume == "auto") go_on_with_or_without_amx();
     if (wish_.cascade) {
       const std::string side_px = setting(record_.environment, "look_px");
       const std::string threshold = setting(record_.environment, "look_threshold");
@@ -208,6 +211,17 @@ void Job::prepare() {
     throw InputError("score into", folder_.native(), "another process was at work there until now",
                      "start again, or give another --name");
   }
+}
+
+/// As the earlier start did, so that the tiles it left come to the same digits.
+void Job::go_on_with_or_without_amx() {
+  const bool was_used = setting(record_.environment, "amx") == "yes";
+  if (was_used && !start_.amx) {
+    throw InputError("go on with scores", folder_.native(),
+                     "they were computed with AMX, and not every rank's CPU has it now",
+                     "start where all have it, or give another --name or --resume never");
+  }
+  start_.amx = was_used;
 }
 
 void Job::find_what_is_done() {
@@ -376,6 +390,7 @@ ScoreSummary Job::run() {
   } else {
     start_.engine = choose_engine(wish_, model, start_.catalog, cpu_, ranks_);
   }
+  start_.amx = start_.amx && start_.engine.precision != Precision::kFp32;
   mpi::together(ranks_, [&] {
     if (ranks_.is_root()) find_what_is_done();
   });
@@ -385,7 +400,7 @@ ScoreSummary Job::run() {
 
   const auto compiled = [&](std::uint32_t side_px) {
     return compile(model, start_.engine.precision, start_.batch, side_px, start_.engine.calibration,
-                   ranks_, device_);
+                   ranks_, device_, start_.amx);
   };
   std::optional<Plan> plan = compiled(0);
   std::optional<Plan> look;

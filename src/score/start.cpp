@@ -15,6 +15,7 @@ void Start::broadcast(const mpi::Communicator& ranks) {
              {"look_px", engine.look.side_px},
              {"look_threshold", engine.look.threshold},
              {"batch", batch},
+             {"amx", amx},
              {"fingerprint", fingerprint},
              {"model_crc32", model_crc32}};
   }
@@ -22,6 +23,7 @@ void Start::broadcast(const mpi::Communicator& ranks) {
   engine.precision = parse_precision(small["precision"].get<std::string>());
   engine.look = {small["look_px"], small["look_threshold"]};
   batch = small["batch"];
+  amx = small["amx"];
   fingerprint = small["fingerprint"];
   model_crc32 = small["model_crc32"];
   numbers = ranks.broadcast(std::move(numbers));

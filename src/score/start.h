@@ -18,6 +18,7 @@ struct Start {
   Engine engine;
   std::string device = "cpu";  ///< or cuda: alike on all ranks without being sent
   int decoding_threads = 1;    ///< this rank's
+  bool amx = false;            ///< whether convolutions of bf16 and int8 use AMX
   std::int64_t batch = 0;
   Units units;
   std::vector<std::uint64_t> todo;  ///< units

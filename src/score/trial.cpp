@@ -17,6 +17,7 @@
 #include "quadrat/base/error.h"
 #include "quadrat/base/random.h"
 #include "quadrat/record/run_record.h"
+#include "quadrat/score/cpu_abilities.h"
 
 namespace quadrat::score {
 
@@ -107,7 +108,9 @@ constexpr std::array<std::uint32_t, 3> kLookSides_px{96, 128, 160};
 }  // namespace
 
 Plan compile(const ModelFile& model, Precision precision, std::int64_t batch, std::uint32_t side_px,
-             const Calibration& calibration, const mpi::Communicator& ranks, torch::Device device) {
+             const Calibration& calibration, const mpi::Communicator& ranks, torch::Device device,
+             bool may_use_amx) {
+  const bool amx = may_use_amx && CpuAbilities::of(ranks).has_amx;
   std::optional<Plan> plan;
   WeightsFile weights = model.fetch();
   mpi::together(ranks, [&] {
@@ -115,7 +118,7 @@ Plan compile(const ModelFile& model, Precision precision, std::int64_t batch, st
     if (side_px > 0) card.tile_px = side_px;
     if (batch == 0) batch = Plan::suitable_batch(card.architecture);
     plan.emplace(fuse_network(std::move(weights), std::move(card), model.path), precision, batch,
-                 &calibration, device);
+                 &calibration, device, amx);
   });
   return std::move(*plan);
 }

@@ -26,9 +26,10 @@ struct ModelFile {
 /// @param batch 0: what suits the network
 /// @param side_px of the tiles it takes; 0: the model's
 /// @param calibration for int8
+/// @param may_use_amx it is used where every rank has it
 Plan compile(const ModelFile& model, Precision precision, std::int64_t batch, std::uint32_t side_px,
              const Calibration& calibration, const mpi::Communicator& ranks,
-             torch::Device device = torch::kCPU);
+             torch::Device device = torch::kCPU, bool may_use_amx = true);
 
 /// What a cascade costs in error and brings in speed, beside the same network in the same precision
 /// on whole tiles.

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "quadrat/base/cpu.h"
 #include "quadrat/base/error.h"
 #include "quadrat/score/device_network.h"
 #include "reference.h"
@@ -79,9 +80,12 @@ TEST_P(PlanOf, int8_is_near_the_plain_network) {
 }
 
 TEST_P(PlanOf, a_tiles_result_does_not_depend_on_its_neighbours) {
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+  Calibration calibration;
+  compile(Precision::kFp32, Plan::kTilesAtOnce)
+      .observe(random_tiles(16, card_.tile_px, 6), calibration);
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kInt8}) {
     if (!is_supported(precision)) continue;
-    auto plan = compile(precision, 16);
+    Plan plan(fuse_network(weights_, card_, "model"), precision, 16, &calibration);
     const auto whole = plan.infer(tiles_).logits.clone();
     for (const std::int64_t first : {0, 3, 10}) {
       const auto alone = plan.infer(tiles(first, 1)).logits.clone();
@@ -90,6 +94,24 @@ TEST_P(PlanOf, a_tiles_result_does_not_depend_on_its_neighbours) {
     }
     const auto again = plan.infer(tiles_).logits.clone();
     EXPECT_TRUE(torch::equal(again, whole)) << to_string(precision);
+  }
+}
+
+TEST_P(PlanOf, without_amx_it_is_as_near) {
+  if (!cpu_features().amx) GTEST_SKIP() << "this CPU has no AMX";
+  const auto wanted = reference_forward(weights_, card_, tiles_);
+  Calibration calibration;
+  compile(Precision::kFp32, Plan::kTilesAtOnce)
+      .observe(random_tiles(16, card_.tile_px, 6), calibration);
+  for (const Precision precision : {Precision::kBf16, Precision::kInt8}) {
+    Plan with(fuse_network(weights_, card_, "model"), precision, 16, &calibration);
+    Plan without(fuse_network(weights_, card_, "model"), precision, 16, &calibration, torch::kCPU,
+                 false);
+    const auto a = with.infer(tiles_).features.to(torch::kFloat64);
+    const auto b = without.infer(tiles_).features.to(torch::kFloat64);
+    EXPECT_FALSE(torch::equal(a, b)) << to_string(precision) << ": AMX was used in both";
+    const double error = relative_error(a, wanted.features);
+    EXPECT_LT(error, 1.2 * relative_error(b, wanted.features)) << to_string(precision);
   }
 }
 

@@ -41,11 +41,13 @@ struct Calibration {
 
 /// A network compiled for this CPU: layers fused, weights prepacked, activations channels-last,
 /// shapes fixed, through the oneDNN operators that LibTorch registers
-/// (mkldnn::_convolution_pointwise and its relatives). In fp32 and bf16, convolutions of stride 1
-/// go by Winograd's algorithm instead where there is AVX-512.
+/// (mkldnn::_convolution_pointwise and its relatives). Where there is AMX, convolutions in bf16 and
+/// int8 are our own; where there is AVX-512, those of stride 1 in fp32, and in bf16 without AMX, go
+/// by Winograd's algorithm.
 ///
-/// Convolutions run on `kTilesAtOnce` tiles at a time, so that activations stay in the cache; fully
-/// connected layers on all of the batch, so that their weights are read once. A tile's result does
+/// Convolutions run on `kTilesAtOnce` tiles at a time, so that activations stay in the cache, with
+/// AMX the first of them on one; fully connected layers on all of the batch, so that their weights
+/// are read once. A tile's result does
 /// not depend on its neighbours or on how full the batch is. One thread; not thread-safe.
 class Plan {
  public:
@@ -58,9 +60,12 @@ class Plan {
   /// @param batch the most tiles of one call, rounded up to a multiple of kTilesAtOnce
   /// @param calibration needed for kInt8, otherwise ignored
   /// @param device a GPU: the network is a DeviceNetwork there, in kFp32 or kBf16
+  /// @param may_use_amx false where other ranks, or an earlier start, compute the same without:
+  ///   bf16's and int8's last digits would differ
   /// @throws UsageError where this CPU, or a GPU, lacks what the precision needs
   Plan(FusedNetwork network, Precision precision, std::int64_t batch,
-       const Calibration* calibration = nullptr, torch::Device device = torch::kCPU);
+       const Calibration* calibration = nullptr, torch::Device device = torch::kCPU,
+       bool may_use_amx = true);
   ~Plan();
   Plan(Plan&&) noexcept;
   Plan& operator=(Plan&&) noexcept;
