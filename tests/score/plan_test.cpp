@@ -97,7 +97,7 @@ TEST_P(PlanOf, a_tiles_result_does_not_depend_on_its_neighbours) {
   }
 }
 
-TEST_P(PlanOf, without_amx_it_is_as_near) {
+TEST_P(PlanOf, amx_costs_little_nearness) {
   if (!cpu_features().amx) GTEST_SKIP() << "this CPU has no AMX";
   const auto wanted = reference_forward(weights_, card_, tiles_);
   Calibration calibration;
@@ -111,7 +111,9 @@ TEST_P(PlanOf, without_amx_it_is_as_near) {
     const auto b = without.infer(tiles_).features.to(torch::kFloat64);
     EXPECT_FALSE(torch::equal(a, b)) << to_string(precision) << ": AMX was used in both";
     const double error = relative_error(a, wanted.features);
-    EXPECT_LT(error, 1.2 * relative_error(b, wanted.features)) << to_string(precision);
+    // Without AMX, bf16's convolutions of stride 1 multiply float32 weights by Winograd's algorithm;
+    // AMX rounds the weights to bf16 too.
+    EXPECT_LT(error, 1.5 * relative_error(b, wanted.features)) << to_string(precision);
   }
 }
 
