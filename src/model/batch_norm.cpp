@@ -12,8 +12,6 @@ namespace quadrat {
 
 namespace {
 
-constexpr double kEpsilon = 1e-5;
-constexpr double kMomentum = 0.1;
 /// Rows a thread takes at once. A constant: sums are the same for any number of threads.
 constexpr std::int64_t kRowsAtOnce = 4096;
 
@@ -137,10 +135,12 @@ class Normalize : public torch::autograd::Function<Normalize> {
       }
       const double unbiased = total > 1 ? total / (total - 1) : 1;
       auto running_mean = norm->running_mean, running_var = norm->running_var;
-      running_mean.mul_(1 - kMomentum).add_(mean.to(running_mean.scalar_type()), kMomentum);
-      running_var.mul_(1 - kMomentum).add_(var.to(running_var.scalar_type()), kMomentum * unbiased);
+      running_mean.mul_(1 - kBatchNormMomentum)
+          .add_(mean.to(running_mean.scalar_type()), kBatchNormMomentum);
+      running_var.mul_(1 - kBatchNormMomentum)
+          .add_(var.to(running_var.scalar_type()), kBatchNormMomentum * unbiased);
     }
-    const auto invstd = (var + kEpsilon).rsqrt();
+    const auto invstd = (var + kBatchNormEpsilon).rsqrt();
     const auto scale = (weight * invstd).to(type);
     const auto offset = (bias - weight * invstd * mean).to(type);
     const auto mean_applied = mean.to(type);
@@ -334,7 +334,8 @@ torch::Tensor normalized(BatchNormImpl& norm, const torch::Tensor& input,
                ? Normalize::apply(input, norm.weight, norm.bias, std::optional<torch::Tensor>(),
                                   &norm, After::kNothing)
                : at::batch_norm(input, norm.weight, norm.bias, norm.running_mean, norm.running_var,
-                                norm.uses_batch_statistics(), kMomentum, kEpsilon, input.is_cuda());
+                                norm.uses_batch_statistics(), kBatchNormMomentum, kBatchNormEpsilon,
+                                input.is_cuda());
   if (shortcut.defined()) x = x + shortcut;
   if (after != After::kNothing) x = x.relu_();
   return after == After::kReluPool ? at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1}) : x;

@@ -8,13 +8,12 @@
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/text.h"
+#include "quadrat/model/batch_norm.h"
 
 namespace quadrat::score {
 
 namespace {
 
-constexpr double kBatchNormEps =
-    1e-5;  // torch.nn.BatchNorm2d's default, which torchvision's ResNets use
 constexpr const char* kRemedy = "name a model that quadrat-finetune or quadrat-fit wrote";
 
 void check_card(const ModelCard& card, const Path& path) {
@@ -75,7 +74,7 @@ class Builder {
         throw InputError("use model", path_.native(),
                          fmt::format("'{}.running_var' has negative values", norm));
       }
-      const auto factor = gamma / torch::sqrt(variance + kBatchNormEps);
+      const auto factor = gamma / torch::sqrt(variance + kBatchNormEpsilon);
       layer.weight =
           (layer.weight.to(torch::kFloat64) * factor.view({-1, 1, 1, 1})).to(torch::kFloat32);
       layer.bias = (beta - mean * factor).to(torch::kFloat32);

@@ -8,6 +8,10 @@
 
 namespace quadrat {
 
+/// torchvision's, whose networks these are.
+inline constexpr double kBatchNormEpsilon = 1e-5;
+inline constexpr double kBatchNormMomentum = 0.1;
+
 /// Where a training batch's statistics come from.
 enum class BatchNormMode {
   kSync,    ///< the whole global batch: N ranks compute what one rank would
@@ -22,7 +26,7 @@ BatchNormMode parse_batch_norm(std::string_view name);
 using SumOverRanks = std::function<void(torch::Tensor&)>;
 
 /// Batch normalisation over [N, C, H, W] with torchvision's parameter and buffer names (Ioffe and
-/// Szegedy, 2015). Equals torch::nn::BatchNorm2d of the whole batch (eps 1e-5, momentum 0.1) where
+/// Szegedy, 2015). Equals torch::nn::BatchNorm2d of the whole batch where
 /// the mode is kSync or there is one rank. Collective in training mode with kSync: ranks must call
 /// it in the same order.
 ///

@@ -15,8 +15,6 @@ namespace {
 
 namespace normalize = gpu::normalize;
 
-constexpr double kEpsilon = 1e-5;
-constexpr double kMomentum = 0.1;
 constexpr auto kChannelsLast = torch::MemoryFormat::ChannelsLast;
 
 template <typename T>
@@ -102,7 +100,7 @@ class NormalizeOnGpu : public torch::autograd::Function<NormalizeOnGpu> {
     normalize::fold(channels, data<double>(moments),
                     {data<float>(weight), data<float>(bias), data<float>(norm->running_mean),
                      data<float>(norm->running_var)},
-                    kEpsilon, kMomentum, fold, stream);
+                    kBatchNormEpsilon, kBatchNormMomentum, fold, stream);
     torch::Tensor output, place;
     if (after == After::kReluPool) {
       std::tie(output, place) = pooled_on_gpu(map, input, fold);
