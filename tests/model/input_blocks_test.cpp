@@ -23,6 +23,29 @@ std::pair<torch::Tensor, torch::Tensor> outcome(Network& network, const torch::T
   return {logits.detach(), network.parameters().front().grad().clone()};
 }
 
+/// The order that gpu::augment writes in, too.
+TEST_P(InputBlocksOf, hold_pixels_row_by_row_then_zeros) {
+  constexpr std::int64_t kSide = 32;
+  const InputBlocks blocks = Network::create(GetParam(), 6, 3)->input_blocks(kSide);
+  torch::manual_seed(1);
+  const auto tiles = torch::randn({1, 3, kSide, kSide});
+  const auto found = to_blocks(tiles, blocks);
+  const std::int64_t block = blocks.block_px, before = blocks.before_px;
+  for (std::int64_t row = 0; row < blocks.side; ++row) {
+    for (std::int64_t column = 0; column < blocks.side; ++column) {
+      for (std::int64_t channel = 0; channel < blocks.channels; ++channel) {
+        const std::int64_t pixel = channel / 3;
+        const std::int64_t y = row * block + pixel / block - before;
+        const std::int64_t x = column * block + pixel % block - before;
+        const bool is_inside = pixel < block * block && y >= 0 && y < kSide && x >= 0 && x < kSide;
+        const float wanted = is_inside ? tiles[0][channel % 3][y][x].item<float>() : 0.0F;
+        ASSERT_EQ(found[0][channel][row][column].item<float>(), wanted)
+            << channel << " of " << row << ", " << column;
+      }
+    }
+  }
+}
+
 TEST_P(InputBlocksOf, make_the_same_sums) {
   const auto network = Network::create(GetParam(), 6, 3);
   network->to(torch::kDouble);
