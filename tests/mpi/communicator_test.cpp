@@ -4,6 +4,7 @@
 
 #include <array>
 #include <numeric>
+#include <vector>
 
 #include "quadrat/base/error.h"
 
@@ -31,6 +32,29 @@ TEST(Communicator, gather_brings_parts_of_any_size_in_rank_order) {
   ASSERT_EQ(all.size(), static_cast<std::size_t>(ranks.size()));
   for (std::size_t r = 0; r < all.size(); ++r)
     EXPECT_EQ(all[r], Bytes(r * 3, static_cast<std::byte>(r)));
+}
+
+TEST(Communicator, gather_parts_brings_each_ranks_place_to_the_root) {
+  const auto ranks = Communicator::world();
+  // Of rank r: r + 1 bytes, so that places begin at 0, 1, 3, 6, ...
+  std::vector<std::size_t> bounds{0};
+  for (int r = 0; r < ranks.size(); ++r) bounds.push_back(bounds.back() + std::size_t(r) + 1);
+  const int root = ranks.size() - 1;
+  const auto mine = static_cast<std::byte>(ranks.rank());
+  Bytes bytes(bounds.back(), static_cast<std::byte>(99));
+  for (std::size_t i = bounds[std::size_t(ranks.rank())]; i < bounds[std::size_t(ranks.rank()) + 1];
+       ++i)
+    bytes[i] = mine;
+  const Bytes before = bytes;
+  ranks.gather_parts(bytes, bounds, root);
+  if (ranks.rank() != root) {
+    EXPECT_EQ(bytes, before);
+    return;
+  }
+  for (int r = 0; r < ranks.size(); ++r) {
+    for (std::size_t i = bounds[std::size_t(r)]; i < bounds[std::size_t(r) + 1]; ++i)
+      EXPECT_EQ(bytes[i], static_cast<std::byte>(r)) << i;
+  }
 }
 
 TEST(Communicator, reductions) {
