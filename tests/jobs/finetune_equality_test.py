@@ -119,9 +119,13 @@ class Interruptions(InFolder):
     ARGUMENTS = [*DATA, "-f", "0.1", "--precision", "fp32", "--learning_rate", "1e-5", "--batch_size", "16", "-p", "resnet18",
                  "-r", "all", "-n", "3", "--batch_norm", "frozen"]
 
-    def interrupted(self, name, ranks, after_s):
+    # Of which ranks have parts of the large layers, and of their moments.
+    SPLIT = [*DATA, "-f", "0.1", "--precision", "fp32", "--learning_rate", "0.003", "--batch_size", "16", "-p", "alexnet", "-r",
+             "fully_connected", "-n", "3"]
+
+    def interrupted(self, name, ranks, after_s, arguments=ARGUMENTS):
         """@return whether the signal came in time"""
-        words = common.command(PROGRAM, *self.ARGUMENTS, "-o", name, ranks=ranks)
+        words = common.command(PROGRAM, *arguments, "-o", name, ranks=ranks)
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             for line in process.stderr:  # from there on it trains
                 if "tiles to train on" in line:
@@ -151,15 +155,28 @@ class Interruptions(InFolder):
             self.assertTrue(all(torch.equal(one[key], other[key]) for key in other))
         self.assertGreater(stopped, 0)
 
-    def test_it_goes_on_with_another_number_of_ranks(self):
-        run(PROGRAM, *self.ARGUMENTS, "-o", "whole", ranks=1)
-        for before, after in ((2, 4), (4, 1)):
+    def goes_on(self, arguments, *changes):
+        run(PROGRAM, *arguments, "-o", "whole", ranks=1)
+        for before, after in changes:
             name = f"from{before}to{after}"
-            self.assertTrue(self.interrupted(name, before, 0.5))
-            done = run(PROGRAM, *self.ARGUMENTS, "-o", name, ranks=after)
+            self.assertTrue(self.interrupted(name, before, 0.5, arguments))
+            # What any rank has of the moments is in the file, however small their effect on these losses is.
+            moments = {key: tensor for key, tensor in load_file(f"runs/{name}/checkpoint.safetensors").items()
+                       if key.startswith("optimizer.") and tensor.dim() > 1}
+            self.assertTrue(moments)
+            for key, tensor in moments.items():
+                for part in tensor.flatten(1).abs().amax(1).chunk(4):
+                    self.assertGreater(part.max(), 0, key)
+            done = run(PROGRAM, *arguments, "-o", name, ranks=after)
             self.assertIn("going on with", done.stderr)
             # As between numbers of ranks.
             np.testing.assert_allclose(self.epochs(name), self.epochs("whole"), rtol=1e-4)
+
+    def test_it_goes_on_with_another_number_of_ranks(self):
+        self.goes_on(self.ARGUMENTS, (2, 4), (4, 1))
+
+    def test_so_do_layers_that_are_split_over_ranks(self):
+        self.goes_on(self.SPLIT, (2, 4), (4, 1))
 
 
 if __name__ == "__main__":
