@@ -33,6 +33,15 @@ void show(unsigned view, std::size_t side, const std::uint8_t* from, std::uint8_
   }
 }
 
+void append(std::span<const float> rows, std::vector<float>& all) {
+  all.insert(all.end(), rows.begin(), rows.end());
+}
+
+/// @param rows on the host
+void append(const torch::Tensor& rows, std::vector<float>& all) {
+  append({rows.const_data_ptr<float>(), static_cast<std::size_t>(rows.numel())}, all);
+}
+
 }  // namespace
 
 UnitScorer::UnitScorer(Plan& plan, TileFeed& feed, Extras extras, FirstLook look)
@@ -61,10 +70,7 @@ std::span<std::uint8_t> UnitScorer::buffer(bool second) const {
 std::vector<float> UnitScorer::infer(std::span<const std::uint8_t> tiles,
                                      std::vector<float>& features) {
   const Plan::Result result = plan_.infer(tiles);
-  if (extras_.features) {
-    const float* from = result.features.const_data_ptr<float>();
-    features.insert(features.end(), from, from + result.features.numel());
-  }
+  if (extras_.features) append(result.features, features);
   std::vector<float> rows = probabilities(result.logits);
   if (!extras_.all_views) return rows;
   std::vector<double> sums(rows.begin(), rows.end());
@@ -91,7 +97,7 @@ void UnitScorer::look_at(std::size_t first, std::size_t here,
   }
   const std::vector<float> rows =
       probabilities(look_.plan->infer(std::span(middles_).first(here * middle_bytes)).logits);
-  result.probabilities.insert(result.probabilities.end(), rows.begin(), rows.end());
+  append(rows, result.probabilities);
   for (std::size_t i = 0; i < here; ++i) {
     const auto row = rows.begin() + static_cast<std::ptrdiff_t>(i) * classes;
     if (*std::max_element(row, row + classes) >= look_.threshold) continue;
@@ -154,10 +160,6 @@ std::vector<std::string> UnitScorer::decode_next(std::size_t tiles) {
   return reasons;
 }
 
-void UnitScorer::append(const std::vector<float>& rows, UnitResult& result) {
-  result.probabilities.insert(result.probabilities.end(), rows.begin(), rows.end());
-}
-
 void UnitScorer::clear(std::size_t first, const std::vector<std::size_t>& rejected,
                        UnitResult& result) const {
   const std::size_t classes = plan_.card().classes.size();
@@ -166,12 +168,8 @@ void UnitScorer::clear(std::size_t first, const std::vector<std::size_t>& reject
 }
 
 void UnitScorer::settle(const Started& started, UnitResult& result) const {
-  append(probabilities(started.result.logits.cpu()), result);
-  if (extras_.features) {
-    const auto features = started.result.features.cpu();
-    const float* from = features.const_data_ptr<float>();
-    result.features.insert(result.features.end(), from, from + features.numel());
-  }
+  append(probabilities(started.result.logits.cpu()), result.probabilities);
+  if (extras_.features) append(started.result.features.cpu(), result.features);
   clear(started.first, started.rejected, result);
 }
 
@@ -213,7 +211,7 @@ std::optional<UnitResult> UnitScorer::score(std::uint64_t unit, std::size_t tile
       if (look_.plan != nullptr) {
         look_at(first, here, rejected, result);
       } else {
-        append(infer(pixels_.first(here * bytes), result.features), result);
+        append(infer(pixels_.first(here * bytes), result.features), result.probabilities);
       }
       clear(first, rejected, result);
     }

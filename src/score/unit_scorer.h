@@ -67,7 +67,6 @@ class UnitScorer {
     std::vector<std::size_t> rejected;
   };
   void settle(const Started& started, UnitResult& result) const;
-  static void append(const std::vector<float>& rows, UnitResult& result);
   void clear(std::size_t first, const std::vector<std::size_t>& rejected, UnitResult& result) const;
   std::span<std::uint8_t> buffer(bool second) const;
 

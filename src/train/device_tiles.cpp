@@ -133,13 +133,9 @@ class DeviceTiles::Stream : public InputStream {
     Batch batch;
     for (const Sample& sample : slot.batch) batch.tiles.push_back(sample.tile);
     const auto& transform = owner_.transform_;
-    gpu::Format format;
-    format.side_px = transform.side_px();
-    format.blocks = owner_.options_.blocks;
+    gpu::Format format = gpu::format_of(transform, owner_.options_.blocks,
+                                        static_cast<const float*>(owner_.lookup_.const_data_ptr()));
     format.crops = augmented_ && transform.augment() == Augment::kSample;
-    format.mean = {transform.mean()[0], transform.mean()[1], transform.mean()[2]};
-    format.std = {transform.std()[0], transform.std()[1], transform.std()[2]};
-    format.lookup = static_cast<const float*>(owner_.lookup_.const_data_ptr());
     auto [input, used] = owner_.device_.augment(slot.samples.device, std::ssize(slot.batch), format,
                                                 owner_.options_.element, slot.copied);
     batch.input = std::move(input);

@@ -65,13 +65,9 @@ std::pair<torch::Tensor, torch::Tensor> augmented(
                     expected.mutable_data_ptr<float>() + i * values);
   }
   const auto samples_there = on_gpu(samples.data(), samples.size() * sizeof(gpu::Sample));
-  gpu::Format format;
-  format.side_px = kSide;
-  format.blocks = blocks;
+  gpu::Format format =
+      gpu::format_of(transform, blocks, static_cast<const float*>(lookup.const_data_ptr()));
   format.crops = augment == Augment::kSample;
-  format.mean = {0.485F, 0.456F, 0.406F};
-  format.std = {0.229F, 0.224F, 0.225F};
-  format.lookup = static_cast<const float*>(lookup.const_data_ptr());
   const auto type = element == gpu::Element::kBf16 ? torch::kBFloat16 : torch::kFloat;
   auto out = torch::full({kCount, blocks.side, blocks.side, blocks.channels}, std::nanf(""),
                          torch::TensorOptions(type).device(kGpu));

@@ -31,13 +31,10 @@ TileTransform transform_of(std::uint32_t side, Augment augment) {
 template <typename T>
 std::vector<T> block(const TileTransform& transform, const gpu::Sample& sample,
                      std::uint32_t threads, std::optional<InputBlocks> blocks = {}) {
-  gpu::Format format;
-  format.side_px = transform.side_px();
-  format.blocks = blocks.value_or(InputBlocks::plain(format.side_px));
+  gpu::Format format =
+      gpu::format_of(transform, blocks.value_or(InputBlocks::plain(transform.side_px())),
+                     transform.lookup().data());
   format.crops = sample.draw.crops;
-  format.mean = {transform.mean()[0], transform.mean()[1], transform.mean()[2]};
-  format.std = {transform.std()[0], transform.std()[1], transform.std()[2]};
-  format.lookup = transform.lookup().data();
   std::vector<gpu::AugmentThread> all;
   for (std::uint32_t thread = 0; thread < threads; ++thread)
     all.emplace_back(sample, format, format.lookup, thread, threads);

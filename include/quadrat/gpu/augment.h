@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "quadrat/gpu/element.h"
+#include "quadrat/tiles/augment.h"
 #include "quadrat/tiles/augment_arithmetic.h"
 #include "quadrat/tiles/input_blocks.h"
 
@@ -24,6 +25,19 @@ struct Format {
   /// Where there are no samples: [count, side, side, 3] in the GPU's memory, taken as they are.
   const std::uint8_t* tiles = nullptr;
 };
+
+/// What a transform and a layout leave no choice about.
+/// @param lookup transform.lookup(), in the GPU's memory
+inline Format format_of(const TileTransform& transform, const InputBlocks& blocks,
+                        const float* lookup) {
+  Format format;
+  format.side_px = transform.side_px();
+  format.blocks = blocks;
+  format.mean = {transform.mean()[0], transform.mean()[1], transform.mean()[2]};
+  format.std = {transform.std()[0], transform.std()[1], transform.std()[2]};
+  format.lookup = lookup;
+  return format;
+}
 
 /// Augments, normalises and lays out a batch as TileTransform::apply does, by one kernel: reads
 /// uint8, writes [count, 3, side, side] channels-last, or the blocks' [count, channels, side,

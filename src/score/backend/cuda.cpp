@@ -10,10 +10,7 @@ torch::Tensor normalise_on_gpu(const torch::Tensor& bytes, const TileTransform& 
                                const torch::Tensor& lookup, const InputBlocks& blocks,
                                torch::ScalarType dtype) {
   const c10::cuda::CUDAGuard guard(bytes.device());
-  gpu::Format format;
-  format.side_px = transform.side_px();
-  format.blocks = blocks;
-  format.lookup = lookup.const_data_ptr<float>();
+  gpu::Format format = gpu::format_of(transform, blocks, lookup.const_data_ptr<float>());
   format.tiles = bytes.const_data_ptr<std::uint8_t>();
   auto out = torch::empty({bytes.size(0), blocks.channels, blocks.side, blocks.side},
                           torch::TensorOptions(dtype)

@@ -85,14 +85,10 @@ int main() {
     for (std::size_t i = 0; i < kTiles; ++i)
       samples[i] = {tiles + i * kValues, transform.draw(1, i)};
     const auto* there = on_card(samples);
-    quadrat::gpu::Format format;
-    format.side_px = kSide;
-    format.crops = augment == quadrat::Augment::kSample;
-    format.mean = {0.485F, 0.456F, 0.406F};
-    format.std = {0.229F, 0.224F, 0.225F};
-    format.lookup = on_card(transform.lookup());
+    const float* lookup = on_card(transform.lookup());
     for (const Layout& layout : layouts) {
-      format.blocks = layout.blocks;
+      quadrat::gpu::Format format = quadrat::gpu::format_of(transform, layout.blocks, lookup);
+      format.crops = augment == quadrat::Augment::kSample;
       const std::size_t values =
           kTiles * layout.blocks.side * layout.blocks.side * layout.blocks.channels;
       for (const Element element : {Element::kBf16, Element::kFloat32}) {
