@@ -288,15 +288,6 @@ std::vector<torch::Tensor> Network::trained_parameters() const {
   return trained;
 }
 
-void Network::set_dropout_keys(const std::vector<std::uint64_t>& keys) {
-  if (architecture_ != Architecture::kAlexNet) return;  // the others have no dropout
-  const auto device = last_layer()->weight.device();
-  const auto on_host = torch::empty(
-      {std::ssize(keys)}, torch::TensorOptions(torch::kLong).pinned_memory(device.is_cuda()));
-  std::memcpy(on_host.mutable_data_ptr(), keys.data(), keys.size() * sizeof(std::uint64_t));
-  dropout_keys_ = on_host.to(device, /*non_blocking=*/true);
-}
-
 std::vector<SplitParameter> Network::split_parameters() const {
   std::vector<SplitParameter> split;
   for (const auto& module : modules()) {

@@ -22,7 +22,7 @@ constexpr std::size_t kUploadedAtOnce = 256;
 
 std::uint64_t bytes_for_tiles(std::uint64_t free_bytes, std::int64_t rows_at_once) {
   constexpr std::uint64_t kFixed = 3'000'000'000;
-  constexpr std::uint64_t kRow = 40'000'000;
+  constexpr std::uint64_t kRow = 60'000'000;
   const std::uint64_t reserved = kFixed + kRow * static_cast<std::uint64_t>(rows_at_once);
   return free_bytes > reserved ? free_bytes - reserved : 0;
 }
@@ -93,6 +93,12 @@ void DeviceTiles::upload_kept(const Catalog& catalog) {
   }
 }
 
+torch::Tensor DeviceTiles::batch_of(std::int64_t count, const gpu::Format& format) {
+  if (!batch_.defined() || batch_.size(0) < count)
+    batch_ = device_.allocate_batch(count, format, options_.element);
+  return batch_.narrow(0, 0, count);
+}
+
 /// Fills buffers on a thread of its own, ahead of the batch that is asked for.
 class DeviceTiles::Stream : public InputStream {
  public:
@@ -136,11 +142,10 @@ class DeviceTiles::Stream : public InputStream {
     gpu::Format format = gpu::format_of(transform, owner_.options_.blocks,
                                         static_cast<const float*>(owner_.lookup_.const_data_ptr()));
     format.crops = augmented_ && transform.augment() == Augment::kSample;
-    auto [input, used] = owner_.device_.augment(slot.samples.device, std::ssize(slot.batch), format,
-                                                owner_.options_.element, slot.copied);
-    batch.input = std::move(input);
-    // Of no tiles there is none: the slot's memory is in use as long as it was.
-    if (used) slot.used = std::move(used);
+    batch.input = owner_.batch_of(std::ssize(slot.batch), format);
+    if (!slot.batch.empty())
+      slot.used = owner_.device_.augment(slot.samples.device, format, owner_.options_.element,
+                                         batch.input, slot.copied);
     {
       const std::lock_guard lock(mutex_);
       free_.push(index);

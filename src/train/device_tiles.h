@@ -14,8 +14,9 @@
 namespace quadrat {
 
 /// What of a device's free memory tiles and features may take. Free stay 3 GB, for cuDNN's scratch
-/// memory and what LibTorch holds in reserve, and 40 MB a row for activations: ResNet18 in bf16
-/// keeps about 25 MB a tile of 224 px for its backward pass, AlexNet less.
+/// memory and what LibTorch holds in reserve, and 60 MB a row for activations: ResNet18 in bf16
+/// keeps about 25 MB a tile of 224 px for its backward pass, AlexNet less, and a recorded step's
+/// are its own, beside those of an epoch's last batch.
 std::uint64_t bytes_for_tiles(std::uint64_t free_bytes, std::int64_t rows_at_once);
 
 /// Where a batch's pixels are found: in the tiles that the device keeps, or among those that have
@@ -35,7 +36,8 @@ BatchLayout lay_out(const std::vector<Sample>& samples, const std::vector<std::u
 
 /// Tiles on a device: decoded once, by all threads, and kept there as bytes while they fit. Those
 /// that do not fit are copied batch by batch, through buffers that are filled while the device
-/// computes. Either way the device augments them, and a stream's batches are its tensors.
+/// computes. Either way the device augments them, and a stream's batches are its tensors: all at
+/// the same place, where a recorded step finds them.
 class DeviceTiles {
  public:
   struct Options {
@@ -61,6 +63,7 @@ class DeviceTiles {
   class Stream;
 
   void upload_kept(const Catalog& catalog);
+  torch::Tensor batch_of(std::int64_t count, const gpu::Format& format);
 
   TileDevice& device_;
   const TileTransform& transform_;
@@ -70,6 +73,7 @@ class DeviceTiles {
   std::int64_t tile_bytes_;
   torch::Tensor lookup_;      ///< float32 [256, 3] as bytes, on the device
   torch::Tensor kept_tiles_;  ///< [kept, side, side, 3] as bytes, on the device
+  torch::Tensor batch_;       ///< the batch computed on is its first rows
 };
 
 }  // namespace quadrat

@@ -47,6 +47,9 @@ Optimizer::Optimizer(std::vector<torch::Tensor> parameters, const Options& optio
     return moments;
   };
   momentum_ = make_moments();
+  if (!parameters_.empty() && parameters_[0].is_cuda())
+    learning_rate_there_ =
+        torch::zeros({}, torch::TensorOptions(torch::kFloat).device(parameters_[0].device()));
   if (options_.kind != "adamw") return;
   second_ = make_moments();
   for (const auto& parameter : parameters_) {
@@ -56,20 +59,33 @@ Optimizer::Optimizer(std::vector<torch::Tensor> parameters, const Options& optio
   state_.insert(state_.end(), step_count_.begin(), step_count_.end());
 }
 
-void Optimizer::update(const Update& of, double learning_rate,
-                       const std::optional<torch::Tensor>& unless) const {
-  if (options_.kind == "adamw") {
-    at::_fused_adamw_(of.values, of.gradients, of.momentum, of.second, {}, of.step_count,
-                      learning_rate, 0.9, 0.999, options_.weight_decay, 1e-8, /*amsgrad=*/false,
-                      /*maximize=*/false, /*grad_scale=*/std::nullopt, unless);
+void Optimizer::update(const Update& of, const std::optional<torch::Tensor>& unless) const {
+  const auto with = [&](const auto& learning_rate) {
+    if (options_.kind == "adamw") {
+      at::_fused_adamw_(of.values, of.gradients, of.momentum, of.second, {}, of.step_count,
+                        learning_rate, 0.9, 0.999, options_.weight_decay, 1e-8, /*amsgrad=*/false,
+                        /*maximize=*/false, /*grad_scale=*/std::nullopt, unless);
+    } else {
+      at::_fused_sgd_(of.values, of.gradients, of.momentum, options_.weight_decay,
+                      options_.momentum, learning_rate, /*dampening=*/0, /*nesterov=*/false,
+                      /*maximize=*/false, /*is_first_step=*/steps_ == 1,
+                      /*grad_scale=*/std::nullopt, unless);
+    }
+  };
+  if (learning_rate_there_.defined()) {
+    with(learning_rate_there_);
   } else {
-    at::_fused_sgd_(of.values, of.gradients, of.momentum, options_.weight_decay, options_.momentum,
-                    learning_rate, /*dampening=*/0, /*nesterov=*/false, /*maximize=*/false,
-                    /*is_first_step=*/steps_ == 0, /*grad_scale=*/std::nullopt, unless);
+    with(learning_rate_);
   }
 }
 
-void Optimizer::step(double learning_rate, const torch::Tensor& unless) {
+void Optimizer::begin_step(double learning_rate) {
+  learning_rate_ = learning_rate;
+  if (learning_rate_there_.defined()) learning_rate_there_.fill_(learning_rate);
+  ++steps_;
+}
+
+void Optimizer::queue_step(const torch::Tensor& unless) {
   const torch::NoGradGuard no_gradients;
   const auto found_inf = unless.defined() ? std::optional(unless) : std::nullopt;
   if (!step_count_.empty()) at::_foreach_add_(step_count_, 1);
@@ -78,7 +94,7 @@ void Optimizer::step(double learning_rate, const torch::Tensor& unless) {
     const auto& parameter = parameters_[i];
     TORCH_CHECK(parameter.grad().defined(), "every trained parameter has a gradient");
     if (parameter.scalar_type() != values_[i].scalar_type()) {
-      step_copy(i, learning_rate, found_inf);
+      step_copy(i, found_inf);
       continue;
     }
     together.values.push_back(values_[i]);
@@ -91,16 +107,14 @@ void Optimizer::step(double learning_rate, const torch::Tensor& unless) {
     together.second.push_back(second_[i]);
     together.step_count.push_back(step_count_[i]);
   }
-  if (!together.values.empty()) update(together, learning_rate, found_inf);
+  if (!together.values.empty()) update(together, found_inf);
   if (unless.defined() && !step_count_.empty())
     at::_foreach_sub_(step_count_, std::vector<torch::Tensor>(step_count_.size(), unless));
-  ++steps_;
 }
 
 /// Steps the values that a bfloat16 parameter is a copy of, and makes the copy anew, in one pass
 /// over memory.
-void Optimizer::step_copy(std::size_t i, double learning_rate,
-                          const std::optional<torch::Tensor>& unless) {
+void Optimizer::step_copy(std::size_t i, const std::optional<torch::Tensor>& unless) {
   const auto copy = parameters_[i].detach().view(-1), gradient = parameters_[i].grad().view(-1),
              values = values_[i].view(-1), momentum = momentum_[i].view(-1),
              second = second_.empty() ? torch::Tensor() : second_[i].view(-1);
@@ -116,7 +130,7 @@ void Optimizer::step_copy(std::size_t i, double learning_rate,
       some.second = {second.narrow(0, at, count)};
       some.step_count = {step_count_[i]};
     }
-    update(some, learning_rate, unless);
+    update(some, unless);
     copy.narrow(0, at, count).copy_(some.values[0]);
   }
 }

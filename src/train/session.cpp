@@ -10,6 +10,7 @@
 #include "quadrat/base/cpu.h"
 #include "quadrat/score/device.h"
 #include "quadrat/score/plan.h"
+#include "step_graphs.h"
 
 namespace quadrat {
 
@@ -48,6 +49,7 @@ Session::Session(const FinetuneOptions& given, const mpi::Communicator& all)
 
 void Session::set_up_gpu() const {
   if (!device.is_cuda()) return;
+  leave_default_stream(device);
   auto& context = at::globalContext();
   // A training's shapes are few and come again and again: cuDNN tries its algorithms once.
   context.setBenchmarkCuDNN(true);
@@ -104,12 +106,17 @@ void Session::make_network() {
 
 torch::Tensor Session::labels_of(const Catalog& catalog,
                                  const std::vector<std::uint32_t>& tiles) const {
+  std::vector<std::int64_t> labels;
+  for (const auto tile : tiles) labels.push_back(catalog.tiles[tile].label);
+  return on_device(labels);
+}
+
+torch::Tensor Session::on_device(const std::vector<std::int64_t>& numbers) const {
   // Pinned, so that the host does not wait for the copy.
-  auto labels = torch::empty({std::ssize(tiles)},
-                             torch::TensorOptions(torch::kLong).pinned_memory(device.is_cuda()));
-  auto* label = labels.data_ptr<std::int64_t>();
-  for (const auto tile : tiles) *label++ = catalog.tiles[tile].label;
-  return labels.to(device, /*non_blocking=*/true);
+  auto here = torch::empty({std::ssize(numbers)},
+                           torch::TensorOptions(torch::kLong).pinned_memory(device.is_cuda()));
+  std::copy(numbers.begin(), numbers.end(), here.mutable_data_ptr<std::int64_t>());
+  return here.to(device, /*non_blocking=*/true);
 }
 
 Autocast::Autocast(const Session& session)

@@ -40,6 +40,8 @@ struct Session {
   bool weights_given() const { return options.pretrained_weights != "none"; }
   std::size_t classes() const { return sets.train.classes.size(); }
 
+  /// [n] on the device, on its way there where that is a GPU.
+  torch::Tensor on_device(const std::vector<std::int64_t>& numbers) const;
   /// [n] int64 on the device.
   torch::Tensor labels_of(const Catalog& catalog, const std::vector<std::uint32_t>& tiles) const;
 

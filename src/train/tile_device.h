@@ -37,15 +37,15 @@ class TileDevice {
   virtual DeviceEventPtr copy(const torch::Tensor& pinned, const torch::Tensor& device,
                               std::int64_t bytes, const DeviceEventPtr& after) = 0;
 
+  /// [count, channels, side, side] of the format's blocks, channels last, on the device.
+  virtual torch::Tensor allocate_batch(std::int64_t count, const gpu::Format& format,
+                                       gpu::Element element) = 0;
+
   /// Queues gpu::augment where the network is queued too.
-  /// @param samples gpu::Sample [count] on the device
-  /// @return [count, channels, side, side] of the format's blocks, channels last, on the device; no
-  /// event where count is 0
-  virtual std::pair<torch::Tensor, DeviceEventPtr> augment(const torch::Tensor& samples,
-                                                           std::int64_t count,
-                                                           const gpu::Format& format,
-                                                           gpu::Element element,
-                                                           const DeviceEventPtr& after) = 0;
+  /// @param samples gpu::Sample, as many as `out` has rows, on the device
+  virtual DeviceEventPtr augment(const torch::Tensor& samples, const gpu::Format& format,
+                                 gpu::Element element, const torch::Tensor& out,
+                                 const DeviceEventPtr& after) = 0;
 };
 
 /// @throws DeviceError where this build has no CUDA

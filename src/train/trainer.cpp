@@ -51,6 +51,22 @@ std::vector<torch::Tensor> summed(const Network& network) {
   return parameters;
 }
 
+/// One rank's steps of one batch each are the same work again and again. More ranks than one sum
+/// gradients in between and watch over it, which is not recorded.
+std::unique_ptr<StepGraphs> make_graphs(const Session& session) {
+  if (!session.device.is_cuda() || session.ranks.size() > 1) return nullptr;
+  return session.options.accumulate_batches == 1 ? make_cuda_step_graphs(session.device) : nullptr;
+}
+
+/// Brings what changes from step to step to where it is read.
+void put(const torch::Tensor& what, torch::Tensor& place) {
+  if (!place.defined()) {
+    place = what;
+  } else if (place.const_data_ptr() != what.const_data_ptr()) {
+    place.copy_(what);
+  }
+}
+
 std::int64_t steps_of(const ShardPlan& plan, std::int64_t batches_per_step) {
   return (plan.steps_per_epoch() + batches_per_step - 1) / batches_per_step;
 }
@@ -77,6 +93,7 @@ Trainer::Trainer(const Session& session, const ShardPlan& plan)
           {session.options.optimizer, session.options.momentum, session.options.weight_decay},
           split_),
       class_weights_(make_class_weights(session)),
+      graphs_(make_graphs(session)),
       steps_between_reads_(session.device.is_cuda() ? kStepsUnseen : 1),
       sums_(torch::zeros({2}, torch::TensorOptions(torch::kDouble).device(session.device))),
       not_finite_(torch::zeros({}, torch::TensorOptions(torch::kFloat).device(session.device))) {}
@@ -126,21 +143,23 @@ Trainer::End Trainer::step(InputStream& inputs, Steps batches, RunPosition& posi
   const std::int64_t steps_before =
       static_cast<std::int64_t>(position.epoch - 1) * steps_of(plan_, batches_per_step_);
   learning_rate_ = schedule_.at(steps_before + first / batches_per_step_);
+  optimizer_.begin_step(learning_rate_);
+  if (graphs_) return recorded_step(inputs.next(), position);
   std::int64_t tiles = 0;
   for (std::int64_t batch = first; batch < end; ++batch) tiles += plan_.batch_tiles(batch);
 
-  const auto parameters = session_.network->trained_parameters();
-  for (auto& parameter : parameters) parameter.mutable_grad().reset();
-  for (std::int64_t batch = first; batch < end; ++batch) {
+  drop_gradients();
+  for (std::int64_t i = first; i < end; ++i) {
     // Sums begin during the last backward pass.
-    if (batch + 1 == end) reducer_.prepare(/*keep_gradients=*/true);
-    compute_gradients(inputs.next(), tiles, position);
+    if (i + 1 == end) reducer_.prepare(/*keep_gradients=*/true);
+    const Batch batch = inputs.next();
+    // Synchronised batch norm and split layers need every rank in the pass, also those without
+    // tiles.
+    if (batch.tiles.empty() && session_.options.batch_norm != "sync" && split_.empty()) continue;
+    compute_gradients(pass_of(batch, position.epoch), tiles);
   }
   reducer_.finish();
   waited_s_ += reducer_.take_exposed_seconds();
-  for (auto& parameter : parameters) {
-    if (!parameter.grad().defined()) parameter.mutable_grad() = torch::zeros_like(parameter);
-  }
   share_not_finite();
   if (++steps_unread_ == steps_between_reads_) read_sums(position);
   const auto before_agreeing = Clock::now();
@@ -150,13 +169,42 @@ Trainer::End Trainer::step(InputStream& inputs, Steps batches, RunPosition& posi
   waited_s_ += seconds_since(before_agreeing);
   if (all == End::kNotFinite) return all;
   share_running_statistics();
+  apply_gradients();
+  return all;
+}
+
+/// Unseen steps are called off by the GPU itself, so that all of one can be queued at once.
+Trainer::End Trainer::recorded_step(const Batch& batch, RunPosition& position) {
+  const auto rows = std::ssize(batch.tiles);
+  Pass& pass = recorded_[rows];
+  const Pass now = pass_of(batch, position.epoch);
+  put(now.input, pass.input);
+  put(now.labels, pass.labels);
+  put(now.dropout_keys, pass.dropout_keys);
+  graphs_->run(rows, [&] {
+    drop_gradients();
+    compute_gradients(pass, rows);
+    apply_gradients();
+  });
+  if (++steps_unread_ == steps_between_reads_) read_sums(position);
+  if (is_not_finite_) return End::kNotFinite;
+  return stop_signal() != 0 ? End::kAsked : End::kComplete;
+}
+
+void Trainer::drop_gradients() const {
+  for (auto& parameter : session_.network->trained_parameters()) parameter.mutable_grad().reset();
+}
+
+void Trainer::apply_gradients() {
+  for (auto& parameter : session_.network->trained_parameters()) {
+    if (!parameter.grad().defined()) parameter.mutable_grad() = torch::zeros_like(parameter);
+  }
   if (session_.options.clip_gradients > 0) {
     optimizer_.clip(session_.options.clip_gradients, [this](torch::Tensor& squares) {
       session_.all_reduce->start(squares)->wait();
     });
   }
-  optimizer_.step(learning_rate_, not_finite_);
-  return all;
+  optimizer_.queue_step(not_finite_);
 }
 
 void Trainer::collect_weights() const {
@@ -202,21 +250,24 @@ void Trainer::read_sums(RunPosition& position) {
   sums_.zero_();
 }
 
-void Trainer::compute_gradients(const Batch& batch, std::int64_t tiles_in_step,
-                                RunPosition& position) {
-  // Synchronised batch norm and split layers need every rank in the pass, also those without tiles.
-  if (batch.tiles.empty() && session_.options.batch_norm != "sync" && split_.empty()) return;
-  std::vector<std::uint64_t> keys;
+Trainer::Pass Trainer::pass_of(const Batch& batch, std::uint64_t epoch) const {
+  std::vector<std::int64_t> keys;
   for (const auto tile : batch.tiles) {
-    keys.push_back(KeyedRandom({session_.seed, kStreamDropout, position.epoch, tile}).next());
+    keys.push_back(static_cast<std::int64_t>(
+        KeyedRandom({session_.seed, kStreamDropout, epoch, tile}).next()));
   }
-  session_.network->set_dropout_keys(keys);
+  return {batch.input.to(session_.device), session_.labels_of(session_.sets.train, batch.tiles),
+          session_.on_device(keys)};
+}
+
+void Trainer::compute_gradients(const Pass& pass, std::int64_t tiles_in_step) {
+  session_.network->set_dropout_keys(pass.dropout_keys);
   torch::Tensor logits;
   {
     const Autocast autocast(session_);
-    logits = session_.network->trained_part(batch.input.to(session_.device));
+    logits = session_.network->trained_part(pass.input);
   }
-  const auto labels = session_.labels_of(session_.sets.train, batch.tiles);
+  const torch::Tensor& labels = pass.labels;
   // Summed over the rows, so that ranks' losses add up whatever their parts of the batch.
   const auto loss =
       at::cross_entropy_loss(logits.to(torch::kFloat), labels, class_weights_, at::Reduction::Sum,

@@ -3,6 +3,8 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <vector>
 
 #include "inputs.h"
@@ -12,6 +14,7 @@
 #include "quadrat/train/optimizer.h"
 #include "quadrat/train/schedule.h"
 #include "session.h"
+#include "step_graphs.h"
 
 namespace quadrat {
 
@@ -40,8 +43,16 @@ class Trainer {
   double waiting_share() const { return waiting_share_; }
 
  private:
-  void compute_gradients(const Batch& batch, std::int64_t tiles_in_step, RunPosition& position);
+  /// What a pass through the network reads, on the device.
+  struct Pass {
+    torch::Tensor input, labels, dropout_keys;
+  };
+  Pass pass_of(const Batch& batch, std::uint64_t epoch) const;
+  void compute_gradients(const Pass& pass, std::int64_t tiles_in_step);
+  void drop_gradients() const;
+  void apply_gradients();
   End step(InputStream& inputs, Steps batches, RunPosition& position);
+  End recorded_step(const Batch& batch, RunPosition& position);
   void collect(const torch::Tensor& whole) const;
   void share_running_statistics();
   void share_not_finite();
@@ -56,6 +67,8 @@ class Trainer {
   comm::GradientReducer reducer_;
   Optimizer optimizer_;
   torch::Tensor class_weights_;
+  std::unique_ptr<StepGraphs> graphs_;     ///< null where steps are not recorded
+  std::map<std::int64_t, Pass> recorded_;  ///< by rows: what the recordings read
   double learning_rate_ = 0;
   double waited_s_ = 0;
   double waiting_share_ = 0;

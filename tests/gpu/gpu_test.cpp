@@ -1,4 +1,5 @@
 // What only a GPU can show: its kernel, its tiles, its sums and its network beside the CPU's.
+#include <ATen/autocast_mode.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <gtest/gtest.h>
@@ -22,6 +23,7 @@
 #include "quadrat/score/device_network.h"
 #include "quadrat/score/network.h"
 #include "quadrat/train/optimizer.h"
+#include "step_graphs.h"
 
 namespace quadrat {
 namespace {
@@ -167,7 +169,7 @@ std::vector<torch::Tensor> gradients_on(torch::Device device, Architecture archi
   network->to(device);
   network->set_retraining(Retraining::kAll);
   network->train_mode();
-  network->set_dropout_keys({1, 2, 3, 4, 5, 6, 7, 8});
+  network->set_dropout_keys(torch::arange(1, 9, torch::kLong).to(device));
   torch::manual_seed(4);
   auto input = torch::randn({8, 3, 224, 224}).contiguous(torch::MemoryFormat::ChannelsLast);
   if (device.is_cuda()) input = to_blocks(input, network->input_blocks(224)).to(device);
@@ -409,7 +411,7 @@ TEST(Dropout, on_a_gpu_has_the_cpus_mask) {
       // Powers of two: no sum of the layers' products rounds, whatever its order.
       const torch::NoGradGuard no_gradients;
       for (auto& parameter : network->parameters()) parameter.fill_(0x1p-14);
-      network->set_dropout_keys({5, 6, 7});
+      network->set_dropout_keys(torch::arange(5, 8, torch::kLong).to(device));
       auto features = torch::ones({3, 9216}, torch::TensorOptions(type).device(device));
       const torch::AutoGradMode gradients(true);
       features.requires_grad_();
@@ -421,6 +423,91 @@ TEST(Dropout, on_a_gpu_has_the_cpus_mask) {
     EXPECT_TRUE(torch::equal(all[0][0], all[1][0]));
     EXPECT_NEAR(all[0][0].to(torch::kFloat).mean().item<double>(), 0.5, 0.02);
     EXPECT_TRUE(torch::allclose(all[0][1], all[1][1], 1e-2));
+  }
+}
+
+TEST(StepGraphs, play_back_what_was_queued_the_second_time) {
+  leave_default_stream(kGpu);
+  const auto graphs = make_cuda_step_graphs(kGpu);
+  const auto on_gpu = torch::TensorOptions(torch::kFloat).device(kGpu);
+  auto sum = torch::zeros({}, on_gpu), small = torch::ones({3}, on_gpu),
+       large = torch::ones({1000}, on_gpu);
+  int queued = 0;
+  const auto step = [&](const torch::Tensor& values) {
+    graphs->run(values.size(0), [&] {
+      ++queued;
+      sum += (values * 2).sum();
+    });
+  };
+  for (int i = 0; i < 5; ++i) {
+    step(large);
+    step(small);
+    large += 1;
+  }
+  EXPECT_EQ(queued, 4);
+  EXPECT_EQ(sum.item<float>(), 2 * (1000 * (1 + 2 + 3 + 4 + 5) + 5 * 3));
+
+  // The host may not look at what a recording has only noted down.
+  const auto looks = [&] { queued += sum.item<float>() > 0; };
+  graphs->run(7, looks);
+  EXPECT_ANY_THROW(graphs->run(7, looks));
+  step(small);
+  EXPECT_EQ(sum.item<float>(), 2 * (1000 * (1 + 2 + 3 + 4 + 5) + 6 * 3));
+}
+
+/// AlexNet's linear layers, whose sums have one order, after steps of changing batches.
+std::vector<torch::Tensor> trained(bool recorded, const char* kind, bool bf16) {
+  const auto on_gpu = torch::TensorOptions(torch::kFloat).device(kGpu);
+  auto network = Network::create(Architecture::kAlexNet, 6, 3);
+  network->to(kGpu);
+  network->set_retraining(Retraining::kFullyConnected);
+  network->train_mode();
+  const auto parameters = network->trained_parameters();
+  Optimizer optimizer(parameters, {kind, 0.9, 1e-4});
+  const auto graphs = make_cuda_step_graphs(kGpu);
+  auto input = torch::empty({16, 9216}, on_gpu);
+  auto labels = torch::empty({16}, on_gpu.dtype(torch::kLong)), keys = labels.clone();
+  const auto called_off = torch::zeros({}, on_gpu);
+  const auto step = [&] {
+    for (const auto& parameter : parameters) parameter.mutable_grad().reset();
+    network->set_dropout_keys(keys);
+    at::autocast::set_autocast_enabled(torch::kCUDA, bf16);
+    at::autocast::set_autocast_dtype(torch::kCUDA, torch::kBFloat16);
+    at::autocast::increment_nesting();
+    const auto logits = network->trained_part(input);
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(torch::kCUDA, false);
+    at::cross_entropy_loss(logits.to(torch::kFloat), labels).backward();
+    optimizer.clip(2);
+    optimizer.queue_step(called_off);
+  };
+  for (int i = 0; i < 6; ++i) {
+    torch::manual_seed(i);
+    input.copy_(torch::randn({16, 9216}));
+    labels.copy_((torch::arange(16) * (i + 1)) % 6);
+    keys.copy_(torch::arange(16) + 100 * i);
+    called_off.fill_(i == 4);
+    optimizer.begin_step(0.01 / (i + 1));
+    if (recorded) {
+      graphs->run(16, step);
+    } else {
+      step();
+    }
+  }
+  std::vector<torch::Tensor> all;
+  for (const auto& tensor : parameters) all.push_back(tensor.detach().cpu());
+  for (const auto& tensor : optimizer.state()) all.push_back(tensor.cpu());
+  return all;
+}
+
+TEST(StepGraphs, train_as_steps_that_are_not_recorded) {
+  leave_default_stream(kGpu);
+  for (const char* kind : {"sgd", "adamw"}) {
+    for (const bool bf16 : {false, true}) {
+      const auto once = trained(false, kind, bf16), recorded = trained(true, kind, bf16);
+      for (std::size_t i = 0; i < once.size(); ++i)
+        EXPECT_TRUE(torch::equal(once[i], recorded[i])) << kind << bf16 << " tensor " << i;
+    }
   }
 }
 

@@ -24,7 +24,8 @@ struct Sample {
   std::uint64_t view = 0;
 };
 
-/// This rank's part of a batch. The tensors are valid until the batch after the next is asked for.
+/// This rank's part of a batch. Valid until the next is asked for: on a GPU, for what was queued
+/// before.
 struct Batch {
   /// [n, 3, S, S] float32, channels last; on a GPU in Network::input_blocks; or what frozen layers
   /// make of that

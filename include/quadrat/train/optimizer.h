@@ -28,7 +28,14 @@ class Optimizer {
   /// Uses every parameter's grad(). Waits for no GPU.
   /// @param unless float32 scalar on the parameters' device: where it is 1, parameters and their
   /// moments stay as they are; undefined: never
-  void step(double learning_rate, const torch::Tensor& unless = {});
+  void step(double learning_rate, const torch::Tensor& unless = {}) {
+    begin_step(learning_rate);
+    queue_step(unless);
+  }
+  /// Its two halves: what is new in every step, and what a GPU is given to do, which is the same
+  /// from the second step on.
+  void begin_step(double learning_rate);
+  void queue_step(const torch::Tensor& unless = {});
 
   /// Scales the gradients down where their joint L2 norm exceeds `limit`. Waits for no GPU.
   /// @param sum adds up what ranks have of the split parameters; collective where it is given
@@ -49,9 +56,8 @@ class Optimizer {
   struct Update {
     std::vector<torch::Tensor> values, gradients, momentum, second, step_count;
   };
-  void update(const Update& of, double learning_rate,
-              const std::optional<torch::Tensor>& unless) const;
-  void step_copy(std::size_t i, double learning_rate, const std::optional<torch::Tensor>& unless);
+  void update(const Update& of, const std::optional<torch::Tensor>& unless) const;
+  void step_copy(std::size_t i, const std::optional<torch::Tensor>& unless);
 
   Options options_;
   std::vector<torch::Tensor> parameters_;
@@ -64,7 +70,9 @@ class Optimizer {
   std::vector<torch::Tensor>
       state_;  ///< of these three the tensors themselves, or what they are parts of
   std::vector<torch::Tensor> split_state_;
-  std::int64_t steps_ = 0;
+  double learning_rate_ = 0;
+  torch::Tensor learning_rate_there_;  ///< float32 scalar, where the parameters are on a GPU
+  std::int64_t steps_ = 0;             ///< begun
 };
 
 }  // namespace quadrat

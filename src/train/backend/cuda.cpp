@@ -1,8 +1,14 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAEvent.h>
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <map>
+#include <optional>
+
+#include "../step_graphs.h"
 #include "../tile_device.h"
 #include "../torch_error.h"
 #include "quadrat/base/error.h"
@@ -77,24 +83,28 @@ class CudaTileDevice : public TileDevice {
     return std::make_shared<CudaEvent>(copies_);
   }
 
-  std::pair<torch::Tensor, DeviceEventPtr> augment(const torch::Tensor& samples, std::int64_t count,
-                                                   const gpu::Format& format, gpu::Element element,
-                                                   const DeviceEventPtr& after) override {
+  torch::Tensor allocate_batch(std::int64_t count, const gpu::Format& format,
+                               gpu::Element element) override {
     const c10::cuda::CUDAGuard guard(device_);
-    const auto stream = c10::cuda::getCurrentCUDAStream(device_.index());
     const auto side = static_cast<std::int64_t>(format.blocks.side);
     const auto channels = static_cast<std::int64_t>(format.blocks.channels);
     const auto type = element == gpu::Element::kBf16 ? torch::kBFloat16 : torch::kFloat;
-    auto out = in_words("get memory for a batch on the GPU", [&] {
+    return in_words("get memory for a batch on the GPU", [&] {
       return torch::empty({count, channels, side, side},
                           torch::TensorOptions(type).device(device_).memory_format(
                               torch::MemoryFormat::ChannelsLast));
     });
-    if (count == 0) return {out, nullptr};
+  }
+
+  DeviceEventPtr augment(const torch::Tensor& samples, const gpu::Format& format,
+                         gpu::Element element, const torch::Tensor& out,
+                         const DeviceEventPtr& after) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    const auto stream = c10::cuda::getCurrentCUDAStream(device_.index());
     if (after) static_cast<CudaEvent&>(*after).block(stream);
-    gpu::augment(static_cast<const gpu::Sample*>(samples.const_data_ptr()), count, format, element,
-                 out.mutable_data_ptr(), stream.stream());
-    return {out, std::make_shared<CudaEvent>(stream)};
+    gpu::augment(static_cast<const gpu::Sample*>(samples.const_data_ptr()), out.size(0), format,
+                 element, out.mutable_data_ptr(), stream.stream());
+    return std::make_shared<CudaEvent>(stream);
   }
 
  private:
@@ -102,10 +112,65 @@ class CudaTileDevice : public TileDevice {
   c10::cuda::CUDAStream copies_;
 };
 
+class CudaStepGraphs : public StepGraphs {
+ public:
+  explicit CudaStepGraphs(torch::Device device) : device_(device) {}
+
+  void run(std::int64_t rows, const std::function<void()>& queue) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    const auto [found, is_first] = graphs_.try_emplace(rows);
+    if (is_first) {
+      queue();
+      return;
+    }
+    auto& graph = found->second;
+    if (!graph) record(graph.emplace(), queue);
+    in_words("play a training step on the GPU", [&] { graph->replay(); });
+  }
+
+ private:
+  void record(at::cuda::CUDAGraph& graph, const std::function<void()>& queue) {
+    // A recording's memory is its own: what earlier steps left in reserve would stay unused beside
+    // it. Recordings share theirs, since no two play at once and none reads what another left.
+    in_words("record a training step on the GPU", [&] {
+      gpu::check(cudaDeviceSynchronize(), "wait for the GPU");
+      c10::cuda::CUDACachingAllocator::emptyCache();
+      // Tiles may be on their way meanwhile, on another thread.
+      graph.capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
+    });
+    try {
+      queue();
+    } catch (...) {
+      try {
+        graph.capture_end();
+      } catch (const c10::Error&) {
+        // What ended the recording is what counts.
+      }
+      throw;
+    }
+    in_words("record a training step on the GPU", [&] { graph.capture_end(); });
+  }
+
+  torch::Device device_;
+  at::cuda::MempoolId_t pool_ = at::cuda::graph_pool_handle();
+  std::map<std::int64_t, std::optional<at::cuda::CUDAGraph>> graphs_;  ///< by rows
+};
+
 }  // namespace
 
 std::unique_ptr<TileDevice> make_cuda_tile_device(torch::Device device) {
   return std::make_unique<CudaTileDevice>(device);
+}
+
+std::unique_ptr<StepGraphs> make_cuda_step_graphs(torch::Device device) {
+  return std::make_unique<CudaStepGraphs>(device);
+}
+
+void leave_default_stream(torch::Device device) {
+  in_words("get a stream of the GPU", [&] {
+    c10::cuda::setCurrentCUDAStream(
+        c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index()));
+  });
 }
 
 }  // namespace quadrat
