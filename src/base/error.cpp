@@ -40,7 +40,9 @@ IoError IoError::from_errno(std::string_view action, std::string_view object) {
   if (code == EACCES || code == EPERM || code == EROFS) {
     remedy = "check the permissions or name another place";
   }
-  return IoError(action, object, std::strerror(code), remedy);
+  IoError error(action, object, std::strerror(code), remedy);
+  error.of_storage_ = code == EIO || code == ESTALE || code == ETIMEDOUT || code == ENXIO;
+  return error;
 }
 
 int exit_status(ErrorKind kind) { return kind == ErrorKind::kUsage ? kExitUsage : kExitFailed; }

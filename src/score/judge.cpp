@@ -19,6 +19,9 @@ bool TileLoader::load(std::size_t tile, std::span<std::uint8_t> pixels) {
     reader_.read(tile, png_);
     decode_png_tile(png_, side_px_, pixels.first(bytes_));
     return true;
+  } catch (const IoError& error) {
+    if (error.is_of_storage()) throw;
+    return false;
   } catch (const Error&) {
     return false;
   }

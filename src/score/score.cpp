@@ -98,6 +98,9 @@ void Job::check_tile_size() const {
     try {
       reader.read(i, png);
       size = read_png_size(png);
+    } catch (const IoError& error) {
+      if (error.is_of_storage()) return;  // whoever scores the tile says so
+      continue;
     } catch (const Error&) {
       continue;
     }

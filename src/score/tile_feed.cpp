@@ -3,9 +3,20 @@
 #include <exception>
 #include <utility>
 
-#include "quadrat/tiles/reader.h"
+#include "quadrat/base/error.h"
 
 namespace quadrat::score {
+
+void TileFeed::Item::read(TileReader& reader) {
+  refusal = {};
+  try {
+    reader.read(tile, png);
+  } catch (const IoError& error) {
+    refusal = {error.what(), error.is_of_storage()};
+  } catch (const std::exception& error) {
+    refusal = {error.what(), false};
+  }
+}
 
 TileFeed::TileFeed(const Catalog& catalog, std::size_t depth) : catalog_(catalog), ring_(depth) {
   if (depth > 0) thread_ = std::thread([this] { read_all(); });
@@ -60,12 +71,7 @@ void TileFeed::read_all() {
     Item& item = ring_[read_ % ring_.size()];
     item.tile = take_wanted();
     lock.unlock();
-    item.error.clear();
-    try {
-      reader.read(item.tile, item.png);
-    } catch (const std::exception& error) {
-      item.error = error.what();
-    }
+    item.read(reader);
     lock.lock();
     ++read_;
     changed_.notify_all();

@@ -10,8 +10,15 @@
 
 #include "quadrat/base/files.h"
 #include "quadrat/tiles/catalog.h"
+#include "quadrat/tiles/reader.h"
 
 namespace quadrat::score {
+
+/// Why a tile cannot be scored.
+struct Refusal {
+  std::string reason;       ///< empty: it can
+  bool of_storage = false;  ///< a disk or a file server failed, not the tile
+};
 
 /// Reads tiles ahead of their use on a thread of its own, so that computing never waits for a disk
 /// or a file server. One thread adds and takes; tiles come out in the order they were added.
@@ -30,7 +37,10 @@ class TileFeed {
   struct Item {
     std::size_t tile = 0;  ///< index into the catalog
     Bytes png;
-    std::string error;  ///< why it could not be read; empty where it could
+    Refusal refusal;
+
+    /// Fills `png` or says why not.
+    void read(TileReader& reader);
   };
 
   /// The next tile, waited for. As many calls as tiles were added.

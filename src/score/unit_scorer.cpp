@@ -122,25 +122,25 @@ void UnitScorer::settle_waiting(UnitResult& result) {
   waiting_.clear();
 }
 
-std::string UnitScorer::decode(const TileFeed::Item& item, std::span<std::uint8_t> pixels) const {
-  if (!item.error.empty()) return item.error;
+Refusal UnitScorer::decode(const TileFeed::Item& item, std::span<std::uint8_t> pixels) const {
+  if (!item.refusal.reason.empty()) return item.refusal;
   try {
     decode_png_tile(item.png, plan_.card().tile_px, pixels);
   } catch (const Error& error) {
-    return error.what();
+    return {error.what(), false};
   }
   return {};
 }
 
-std::vector<std::string> UnitScorer::decode_next(std::size_t tiles) {
+std::vector<Refusal> UnitScorer::decode_next(std::size_t tiles) {
   const auto bytes = static_cast<std::size_t>(plan_.bytes_per_tile());
-  std::vector<std::string> reasons(tiles);
+  std::vector<Refusal> refusals(tiles);
   if (workers_.empty()) {
     for (std::size_t i = 0; i < tiles; ++i) {
       feed_.next(item_);
-      reasons[i] = decode(item_, pixels_.subspan(i * bytes, bytes));
+      refusals[i] = decode(item_, pixels_.subspan(i * bytes, bytes));
     }
-    return reasons;
+    return refusals;
   }
   std::vector<std::size_t> wanted(tiles);
   for (std::size_t& tile : wanted) {
@@ -149,15 +149,22 @@ std::vector<std::string> UnitScorer::decode_next(std::size_t tiles) {
   }
   for_each_index(tiles, workers_.size(), [&](std::size_t i, std::size_t worker) {
     auto& [reader, item] = *workers_[worker];
-    item.error.clear();
-    try {
-      reader.read(wanted[i], item.png);
-    } catch (const std::exception& error) {
-      item.error = error.what();
-    }
-    reasons[i] = decode(item, pixels_.subspan(i * bytes, bytes));
+    item.tile = wanted[i];
+    item.read(reader);
+    refusals[i] = decode(item, pixels_.subspan(i * bytes, bytes));
   });
-  return reasons;
+  return refusals;
+}
+
+/// One tile that cannot be read may lie on a bad block. Of two in a row it is the storage that is
+/// gone, and with it all that follow, which are not to blame.
+void UnitScorer::stop_where_storage_is_gone(const Refusal& refusal) {
+  if (!refusal.of_storage) {
+    last_was_unread_ = false;
+  } else if (std::exchange(last_was_unread_, true)) {
+    throw IoError("go on reading tiles", "", refusal.reason,
+                  "as was the tile before; once the storage is back, start the same command again");
+  }
 }
 
 void UnitScorer::clear(std::size_t first, const std::vector<std::size_t>& rejected,
@@ -190,10 +197,11 @@ std::optional<UnitResult> UnitScorer::score(std::uint64_t unit, std::size_t tile
   for (std::size_t first = 0; first < tiles; first += batch) {
     const std::size_t here = std::min(batch, tiles - first);
     std::vector<std::size_t> rejected;
-    std::vector<std::string> reasons = decode_next(here);
+    std::vector<Refusal> refusals = decode_next(here);
     for (std::size_t i = 0; i < here; ++i) {
       const std::span<std::uint8_t> pixels(pixels_.data() + i * bytes, bytes);
-      std::string& reason = reasons[i];
+      std::string& reason = refusals[i].reason;
+      stop_where_storage_is_gone(refusals[i]);
       if (reason.empty()) continue;
       // It keeps its place, so that the other tiles' company is the same whatever happens to this
       // one.

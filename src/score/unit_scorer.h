@@ -38,16 +38,18 @@ class UnitScorer {
 
   /// Scores the next `tiles` tiles that the feed was told of.
   /// @param between called after every batch with the tiles it had; false stops
-  /// @return nothing where it was stopped
+  /// @return nothing where it was stopped @throws IoError where two tiles in a row cannot be read
+  /// because a disk or a file server fails
   std::optional<UnitResult> score(std::uint64_t unit, std::size_t tiles,
                                   const std::function<bool(std::size_t)>& between);
 
  private:
-  /// @return why the tile is rejected; empty where `pixels` was filled
-  std::string decode(const TileFeed::Item& item, std::span<std::uint8_t> pixels) const;
+  /// Fills `pixels` or says why not.
+  Refusal decode(const TileFeed::Item& item, std::span<std::uint8_t> pixels) const;
 
   /// The next tiles of the feed into `pixels_`. @return of each, what decode() returned
-  std::vector<std::string> decode_next(std::size_t tiles);
+  std::vector<Refusal> decode_next(std::size_t tiles);
+  void stop_where_storage_is_gone(const Refusal& refusal);
   std::vector<float> infer(std::span<const std::uint8_t> tiles, std::vector<float>& features);
   void look_at(std::size_t first, std::size_t here, const std::vector<std::size_t>& rejected,
                UnitResult& result);
@@ -72,6 +74,7 @@ class UnitScorer {
 
   Plan& plan_;
   TileFeed& feed_;
+  bool last_was_unread_ = false;
   Extras extras_;
   FirstLook look_;
   std::vector<std::unique_ptr<Worker>> workers_;  // none: this thread decodes what the feed read

@@ -134,9 +134,13 @@ void ShardReader::read_ahead(int descriptor, std::uint32_t shard, std::uint64_t 
 }
 
 ShardReader::~ShardReader() {
-  for (const int descriptor : descriptors_) {
-    if (descriptor >= 0) ::close(descriptor);
-  }
+  for (std::uint32_t shard = 0; shard < descriptors_.size(); ++shard) close(shard);
+}
+
+void ShardReader::close(std::uint32_t shard) {
+  int& descriptor = descriptors_.at(shard);
+  if (descriptor >= 0) ::close(descriptor);
+  descriptor = -1;
 }
 
 void ShardReader::read(std::uint32_t shard, std::uint64_t offset, std::uint32_t size_bytes,

@@ -113,6 +113,16 @@ train mnt broken || fail "training after an I/O error"
 same_train mnt broken
 faults 'fail read EIO tiles/Forest'
 fails_with 'Input/output error' train unreadable
+faults 'fail read EIO many'
+fails_with 'Input/output error' score unreadable
+score mnt unreadable || fail "scoring once tiles can be read"
+same_score mnt unreadable
+# One tile that stays unreadable is listed, and the others scored.
+tile=$(cd plain/many && printf '%s\n' *.png | sed -n 7p)
+faults "fail read EIO many/$tile"
+score mnt bad_block || fail "scoring with a bad block"
+grep -q "$tile.*Input/output error" out || fail "the tile on the bad block is not named"
+faults ''
 
 echo "slow, short reads, no locks, full, over quota, stale, broken: reported, and the same results afterwards"
 umount mnt

@@ -3,10 +3,12 @@
 #include <libdeflate.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <fstream>
 #include <map>
 #include <numeric>
 #include <set>
+#include <thread>
 
 #include "quadrat/base/error.h"
 #include "quadrat/image/png.h"
@@ -209,6 +211,21 @@ TEST_F(Tiles, shards_are_read_by_their_index_and_damage_is_named) {
   Bytes buffer;
   TileReader(catalog).read(0, buffer);
   EXPECT_EQ(buffer, png);
+
+  // A process's own memory has nothing at that place: the kernel answers EIO, as a failing disk
+  // does.
+  const auto good = root_ / "good.tar", bad = root_ / "tiles-000000.tar";
+  std::filesystem::rename(bad, good);
+  std::filesystem::create_symlink("/proc/self/mem", bad);
+  TileReader reader(catalog);
+  std::thread repair([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    std::filesystem::rename(good, bad);
+  });
+  buffer.clear();
+  reader.read(0, buffer);
+  EXPECT_EQ(buffer, png);
+  repair.join();
 
   index(crc ^ 1, png.size());
   const Catalog changed = list_labelled_tiles(root_);

@@ -63,6 +63,12 @@ struct IoError : Error {
 
   /// The finding is errno's own text, read on entry; full disks and quotas get their remedy.
   static IoError from_errno(std::string_view action, std::string_view object);
+
+  /// Whether a disk or a file server failed, which may pass, and not the file.
+  bool is_of_storage() const { return of_storage_; }
+
+ private:
+  bool of_storage_ = false;
 };
 
 struct CommError : Error {

@@ -16,12 +16,15 @@ class TileReader {
   TileReader(const TileReader&) = delete;
   TileReader& operator=(const TileReader&) = delete;
 
-  /// The PNG of catalog.tiles[index] into `buffer`, which is reused between calls.
+  /// The PNG of catalog.tiles[index] into `buffer`, which is reused between calls. Where a disk or
+  /// a file server fails, three more times within 2.6 s, each with the file opened anew.
   /// @throws IoError, InputError naming the tile; for a shard cut short or changed since it was
   /// indexed, the shard too
   void read(std::size_t index, Bytes& buffer);
 
  private:
+  void read_once(const Tile& tile, Bytes& buffer);
+
   const Catalog& catalog_;
   ShardReader shards_;
 };

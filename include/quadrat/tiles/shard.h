@@ -55,6 +55,9 @@ class ShardReader {
   void read(std::uint32_t shard, std::uint64_t offset, std::uint32_t size_bytes,
             std::uint32_t crc32, Bytes& buffer);
 
+  /// The next read opens the shard anew.
+  void close(std::uint32_t shard);
+
  private:
   void read_ahead(int descriptor, std::uint32_t shard, std::uint64_t begin, std::uint64_t end);
 
