@@ -75,6 +75,12 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   target_link_libraries(LibTorch::LibTorch INTERFACE LibTorch::C10)
   # What the library's own libgomp, cupti and cudart resolve to is its RPATH's affair, not the linker's.
   target_link_options(LibTorch::LibTorch INTERFACE "LINKER:--allow-shlib-undefined")
+  # ATen's at::parallel_for, a header's, works on one thread in sources compiled without. The library's own libgomp, of
+  # the same name, is the one that programs find.
+  find_package(OpenMP QUIET COMPONENTS CXX)
+  if(OpenMP_CXX_FOUND)
+    target_link_libraries(LibTorch::LibTorch INTERFACE OpenMP::OpenMP_CXX)
+  endif()
 endif()
 
 if(LibTorch_CUDA_FOUND AND NOT TARGET LibTorch::CUDA)

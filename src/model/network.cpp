@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "convolution.h"
 #include "on_gpu.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/random.h"
@@ -38,8 +39,8 @@ torch::Tensor convolved(const nn::Conv2d& convolution, const torch::Tensor& inpu
   const auto& weight = convolution->weight;
   const auto& options = convolution->options;
   if (input.size(1) == weight.size(1)) {
-    return at::conv2d(input, weight, {}, *options.stride(),
-                      *std::get<torch::ExpandingArray<2>>(options.padding()));
+    return convolution_of(input, weight, {}, first_of(options.stride()),
+                          first_of(std::get<torch::ExpandingArray<2>>(options.padding())));
   }
   // Blocks do not depend on the tile's size but for their number.
   return at::conv2d(input, blocked_weight(weight, blocks_for(convolution, 224)));
@@ -48,7 +49,10 @@ torch::Tensor convolved(const nn::Conv2d& convolution, const torch::Tensor& inpu
 /// max(0, convolution + bias), and where `is_pooled` its maximum over 3x3 windows, stride 2.
 torch::Tensor convolved_relu(nn::Conv2d& convolution, const torch::Tensor& input, bool is_pooled) {
   if (!input.is_cuda() && input.size(1) == convolution->weight.size(1)) {
-    const auto values = rectified(convolution(input));
+    const auto& options = convolution->options;
+    const auto values = rectified(
+        convolution_of(input, convolution->weight, convolution->bias, first_of(options.stride()),
+                       first_of(std::get<torch::ExpandingArray<2>>(options.padding()))));
     return is_pooled ? torch::max_pool2d(values, 3, 2) : values;
   }
   const auto values = convolved(convolution, input);
@@ -141,7 +145,8 @@ class BasicBlock : public nn::Module {
   Twice forward(const Twice& input) {
     const auto [main, other] = input;
     const auto shortcut = shortcut_conv_.is_empty() ? other : shortcut_bn_(shortcut_conv_(other));
-    return bn2_->forward_relu_twice(conv2_(bn1_->forward_relu(conv1_(main))), shortcut);
+    const auto middle = bn1_->forward_relu(convolved(conv1_, main));
+    return bn2_->forward_relu_twice(convolved(conv2_, middle), shortcut);
   }
 
  private:

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "aligned_bytes.h"
+#include "quadrat/base/aligned_bytes.h"
 
 namespace quadrat::score {
 

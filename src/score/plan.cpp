@@ -15,8 +15,8 @@
 #include "onednn_ops.h"
 #include "quadrat/base/cpu.h"
 #include "quadrat/base/error.h"
+#include "quadrat/model/winograd.h"
 #include "quadrat/score/device_network.h"
-#include "winograd.h"
 
 namespace quadrat::score {
 
@@ -248,8 +248,8 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
                  WinogradConvolution::is_supported(layer.kernel, layer.stride, layer.padding,
                                                    in.size(1), weight.size(0))) {
         step.winograd = std::make_unique<WinogradConvolution>(
-            weight.contiguous().const_data_ptr<float>(), bias.const_data_ptr<float>(), in.size(1),
-            weight.size(0), layer.kernel);
+            weight.contiguous(kChannelsLast).const_data_ptr<float>(), bias.const_data_ptr<float>(),
+            in.size(1), weight.size(0), layer.kernel);
       } else {
         step.packed = is_convolution ? prepack_convolution(weight.to(dtype), shape, in.sizes())
                                      : prepack_linear(weight.to(dtype), batch);
@@ -435,7 +435,7 @@ void Plan::Impl::note(const Step& step) {
 namespace {
 
 /// @param out is what is added before the ReLU, where the layer adds; otherwise it is made
-void convolve(WinogradConvolution& convolution, const at::Tensor& in, const Layer& layer,
+void convolve(const WinogradConvolution& convolution, const at::Tensor& in, const Layer& layer,
               at::Tensor& out) {
   const bool adds = layer.addend >= 0;
   if (!adds) {

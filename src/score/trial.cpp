@@ -184,6 +184,8 @@ Trial try_precisions(const ModelFile& model, const TrialTiles& tiles,
     trial.calibration = calibrate(plan, tiles.calibration, ranks);
     if (!candidates.empty()) measure(plan);
   }
+  // What was freed piece by piece goes back to the system before the next plan is made.
+  ::malloc_trim(0);
   if (trial.calibration.groups == 0 && candidates.empty()) {
     throw Error::shared(
         ErrorKind::kInput,
@@ -199,9 +201,8 @@ Trial try_precisions(const ModelFile& model, const TrialTiles& tiles,
   for (const Precision precision : candidates) {
     Plan plan = compile(model, precision, 0, 0, trial.calibration, ranks);
     measure(plan);
+    ::malloc_trim(0);
   }
-  // What was freed piece by piece goes back to the system before the model is read again.
-  ::malloc_trim(0);
   return trial;
 }
 

@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace quadrat::score {
+#include "quadrat/base/aligned_bytes.h"
+
+namespace quadrat {
 
 /// Convolution with 3x3 or 5x5 kernels of stride 1 by Winograd's minimal filtering, on six points:
 /// blocks of 4x4 (3x3 kernels) or 2x2 outputs (5x5) of all channels become 36 products of small
@@ -12,18 +14,23 @@ namespace quadrat::score {
 /// maps are stored in; results differ from the definition's by less than 1e-5 of their standard
 /// deviation.
 ///
-/// For x86-64 with AVX-512. One thread at a time: it holds its own scratch memory. What one tile
-/// becomes does not depend on the others.
+/// For x86-64 with AVX-512. What one map becomes does not depend on the others, nor on which thread
+/// computes it.
 class WinogradConvolution {
  public:
   /// Padding has to be (kernel - 1) / 2: outputs have the inputs' height and width.
   static bool is_supported(std::int64_t kernel, std::int64_t stride, std::int64_t padding,
                            std::int64_t channels_in, std::int64_t channels_out);
 
-  /// @param weight [channels_out, channels_in, kernel, kernel]
-  /// @param bias [channels_out]
+  /// @param weight [channels_out, kernel, kernel, channels_in]
+  /// @param bias [channels_out]; null: none
   WinogradConvolution(const float* weight, const float* bias, std::int64_t channels_in,
                       std::int64_t channels_out, std::int64_t kernel);
+
+  /// The convolution that makes the inputs' gradient of the outputs': from `channels_out` channels
+  /// to `channels_in`, with the kernels turned round. Supported if one is with the two exchanged.
+  static WinogradConvolution of_input_gradient(const float* weight, std::int64_t channels_in,
+                                               std::int64_t channels_out, std::int64_t kernel);
 
   std::int64_t channels_out() const { return channels_out_; }
 
@@ -35,16 +42,18 @@ class WinogradConvolution {
   /// @param addend nothing, or what is added before the ReLU, of the output's shape; may be `out`
   /// @param out [count, height, width, channels_out]
   template <typename T>
-  void run(const T* in, Maps maps, const T* addend, bool relu, T* out);
+  void run(const T* in, Maps maps, const T* addend, bool relu, T* out) const;
 
  private:
+  WinogradConvolution(std::int64_t channels_in, std::int64_t channels_out, std::int64_t kernel,
+                      const float* bias);
+  float* panel(std::int64_t point, std::int64_t channel_out, std::int64_t channel_in) const;
+
   std::int64_t channels_in_, channels_out_;
   std::int64_t block_;  ///< outputs a side: 4 or 2
   std::int64_t padding_;
-  std::vector<float>
-      weights_;  ///< [36, channels_out / 64, channels_in, 64], from the first 64-byte boundary
+  AlignedBytes weights_;  ///< float [36, channels_out / 64, channels_in, 64]
   std::vector<float> bias_;
-  std::vector<float> scratch_;
 };
 
-}  // namespace quadrat::score
+}  // namespace quadrat

@@ -1,4 +1,4 @@
-#include "winograd.h"
+#include "quadrat/model/winograd.h"
 
 #include <algorithm>
 #include <array>
@@ -13,7 +13,7 @@
 #define QUADRAT_WINOGRAD 0
 #endif
 
-namespace quadrat::score {
+namespace quadrat {
 
 namespace {
 
@@ -32,17 +32,7 @@ constexpr std::int64_t kMostChannels = 4096;  // of zeros around a map
 /// Between the 36 planes, so that a step from plane to plane does not fall on the same cache lines.
 constexpr std::int64_t kStagger = kLanes;
 
-constexpr std::size_t kAlignment = 64;
-
-float* aligned(std::vector<float>& values) {
-  const auto at = reinterpret_cast<std::uintptr_t>(values.data());
-  return reinterpret_cast<float*>((at + kAlignment - 1) / kAlignment * kAlignment);
-}
-
-void resize_aligned(std::vector<float>& values, std::int64_t count) {
-  const std::size_t wanted = static_cast<std::size_t>(count) + kAlignment / sizeof(float);
-  if (values.size() < wanted) values.resize(wanted);
-}
+constexpr std::size_t kAlignment = AlignedBytes::kAlignment;
 
 /// Evaluates a kernel of `size` taps at the six points: row i holds a_i^j / prod_(k != i) (a_i -
 /// a_k).
@@ -238,6 +228,47 @@ void multiply_rows(std::int64_t rows, const float* in, std::int64_t step_in, con
   }
 }
 
+/// 16 x 16 kernels of 3x3 or 5x5 taps to the 36 points, along both axes.
+/// @param taps the first kernel's first 16 input channels: [16 outputs, Kernel, Kernel, ..]
+/// @param step from output to output, `step_tap` from tap to tap @param is_turned taps from the
+/// last
+/// @param points [36, 16 outputs, 16 inputs]
+template <int Kernel>
+QUADRAT_AVX512_FUNCTION void transform_kernels(const float* taps, std::int64_t step,
+                                               std::int64_t step_tap, bool is_turned,
+                                               float* points) {
+  const auto rows = kernel_transform(Kernel);
+  for (std::int64_t k = 0; k < kLanes; ++k, taps += step) {
+    __m512 half[kPatch][Kernel];
+    for (std::size_t x = 0; x < Kernel; ++x) {
+      for (auto& row : half) row[x] = _mm512_setzero_ps();
+      for (std::size_t y = 0; y < Kernel; ++y) {
+        const auto tap = static_cast<std::int64_t>(y * Kernel + x);
+        const __m512 values = load(taps + (is_turned ? Kernel * Kernel - 1 - tap : tap) * step_tap);
+        for (std::size_t i = 0; i < kPatch; ++i)
+          half[i][x] = _mm512_fmadd_ps(all(rows[i][y]), values, half[i][x]);
+      }
+    }
+    for (std::size_t i = 0; i < kPatch; ++i) {
+      for (std::size_t j = 0; j < kPatch; ++j) {
+        __m512 value = _mm512_mul_ps(all(rows[j][0]), half[i][0]);
+        for (std::size_t x = 1; x < Kernel; ++x)
+          value = _mm512_fmadd_ps(all(rows[j][x]), half[i][x], value);
+        _mm512_store_ps(points + (static_cast<std::int64_t>(i * kPatch + j) * kLanes + k) * kLanes,
+                        value);
+      }
+    }
+  }
+}
+
+/// Column `column` of a [16, 16].
+QUADRAT_AVX512_FUNCTION void copy_column(const float* square, std::int64_t column, float* to) {
+  const __m512i rows =
+      _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                         _mm512_set1_epi32(static_cast<int>(kLanes)));
+  _mm512_store_ps(to, _mm512_i32gather_ps(rows, square + column, sizeof(float)));
+}
+
 #endif  // QUADRAT_WINOGRAD
 
 }  // namespace
@@ -250,47 +281,71 @@ bool WinogradConvolution::is_supported(std::int64_t kernel, std::int64_t stride,
          channels_in <= kMostChannels && channels_out % kPanel == 0;
 }
 
-WinogradConvolution::WinogradConvolution(const float* weight, const float* bias,
-                                         std::int64_t channels_in, std::int64_t channels_out,
-                                         std::int64_t kernel)
+WinogradConvolution::WinogradConvolution(std::int64_t channels_in, std::int64_t channels_out,
+                                         std::int64_t kernel, const float* bias)
     : channels_in_(channels_in),
       channels_out_(channels_out),
       block_(kPatch + 1 - kernel),
       padding_((kernel - 1) / 2),
-      bias_(bias, bias + channels_out) {
-  resize_aligned(weights_, kPoints * channels_out * channels_in);
-  float* const to = aligned(weights_);
-  const auto rows = kernel_transform(kernel);
-  for (std::int64_t k = 0; k < channels_out; ++k) {
-    for (std::int64_t c = 0; c < channels_in; ++c) {
-      const float* taps = weight + (k * channels_in + c) * kernel * kernel;
-      double half[kPatch][5];
-      for (std::size_t i = 0; i < kPatch; ++i) {
-        for (std::int64_t x = 0; x < kernel; ++x) {
-          half[i][x] = 0;
-          for (std::int64_t y = 0; y < kernel; ++y) {
-            half[i][x] +=
-                rows[i][static_cast<std::size_t>(y)] * static_cast<double>(taps[y * kernel + x]);
-          }
-        }
+      bias_(static_cast<std::size_t>(channels_out)) {
+  if (bias != nullptr) std::copy_n(bias, channels_out, bias_.begin());
+  weights_.grow(static_cast<std::size_t>(kPoints * channels_out * channels_in) * sizeof(float));
+}
+
+/// Where the weights of 16 output channels and an input channel lie.
+float* WinogradConvolution::panel(std::int64_t point, std::int64_t channel_out,
+                                  std::int64_t channel_in) const {
+  const std::int64_t row =
+      (point * channels_out_ + channel_out / kPanel * kPanel) * channels_in_ + channel_in * kPanel;
+  return reinterpret_cast<float*>(weights_.get()) + row + channel_out % kPanel;
+}
+
+WinogradConvolution::WinogradConvolution(const float* weight, const float* bias,
+                                         std::int64_t channels_in, std::int64_t channels_out,
+                                         std::int64_t kernel)
+    : WinogradConvolution(channels_in, channels_out, kernel, bias) {
+#if QUADRAT_WINOGRAD
+  const std::int64_t step = kernel * kernel * channels_in;
+  alignas(kAlignment) std::array<float, kPoints * kLanes * kLanes> points;
+  for (std::int64_t k = 0; k < channels_out; k += kLanes) {
+    for (std::int64_t c = 0; c < channels_in; c += kLanes) {
+      const auto transform = kernel == 3 ? transform_kernels<3> : transform_kernels<5>;
+      transform(weight + k * step + c, step, channels_in, false, points.data());
+      for (std::int64_t point = 0; point < kPoints; ++point) {
+        for (std::int64_t i = 0; i < kLanes; ++i)
+          copy_column(points.data() + point * kLanes * kLanes, i, panel(point, k, c + i));
       }
-      for (std::int64_t i = 0; i < kPatch; ++i) {
-        for (std::int64_t j = 0; j < kPatch; ++j) {
-          double value = 0;
-          for (std::int64_t x = 0; x < kernel; ++x) {
-            value += half[i][x] * rows[static_cast<std::size_t>(j)][static_cast<std::size_t>(x)];
-          }
-          const std::int64_t panel =
-              ((i * kPatch + j) * channels_out / kPanel + k / kPanel) * channels_in + c;
-          to[panel * kPanel + k % kPanel] = static_cast<float>(value);
+    }
+  }
+#endif
+}
+
+WinogradConvolution WinogradConvolution::of_input_gradient(const float* weight,
+                                                           std::int64_t channels_in,
+                                                           std::int64_t channels_out,
+                                                           std::int64_t kernel) {
+  WinogradConvolution made(channels_out, channels_in, kernel, nullptr);
+#if QUADRAT_WINOGRAD
+  const std::int64_t step = kernel * kernel * channels_in;
+  alignas(kAlignment) std::array<float, kPoints * kLanes * kLanes> points;
+  for (std::int64_t k = 0; k < channels_out; k += kLanes) {
+    for (std::int64_t c = 0; c < channels_in; c += kLanes) {
+      const auto transform = kernel == 3 ? transform_kernels<3> : transform_kernels<5>;
+      transform(weight + k * step + c, step, channels_in, true, points.data());
+      for (std::int64_t point = 0; point < kPoints; ++point) {
+        for (std::int64_t i = 0; i < kLanes; ++i) {
+          std::copy_n(points.data() + (point * kLanes + i) * kLanes, kLanes,
+                      made.panel(point, c, k + i));
         }
       }
     }
   }
+#endif
+  return made;
 }
 
 template <typename T>
-void WinogradConvolution::run(const T* in, Maps maps, const T* addend, bool relu, T* out) {
+void WinogradConvolution::run(const T* in, Maps maps, const T* addend, bool relu, T* out) const {
 #if QUADRAT_WINOGRAD
   const std::int64_t down = (maps.height + block_ - 1) / block_;
   const std::int64_t across = (maps.width + block_ - 1) / block_;
@@ -299,10 +354,10 @@ void WinogradConvolution::run(const T* in, Maps maps, const T* addend, bool relu
   const std::int64_t most = (blocks + passes - 1) / passes;
   const std::int64_t plane_in = most * channels_in_ + kStagger;
   const std::int64_t plane_out = most * channels_out_ + kStagger;
-  resize_aligned(scratch_, kPoints * (plane_in + plane_out));
-  float* const points_in = aligned(scratch_);
+  static thread_local AlignedBytes scratch;
+  scratch.grow(static_cast<std::size_t>(kPoints * (plane_in + plane_out)) * sizeof(float));
+  float* const points_in = reinterpret_cast<float*>(scratch.get());
   float* const points_out = points_in + kPoints * plane_in;
-  const float* const weights = aligned(weights_);
   alignas(kAlignment) static constexpr std::array<T, kMostChannels> kNothing{};
 
   for (std::int64_t first = 0; first < blocks; first += most) {
@@ -330,9 +385,8 @@ void WinogradConvolution::run(const T* in, Maps maps, const T* addend, bool relu
     }
     for (std::int64_t point = 0; point < kPoints; ++point) {
       for (std::int64_t k = 0; k < channels_out_; k += kPanel) {
-        multiply_rows(here, points_in + point * plane_in, channels_in_,
-                      weights + (point * channels_out_ + k) * channels_in_, channels_in_,
-                      points_out + point * plane_out + k, channels_out_);
+        multiply_rows(here, points_in + point * plane_in, channels_in_, panel(point, k, 0),
+                      channels_in_, points_out + point * plane_out + k, channels_out_);
       }
     }
     for (std::int64_t b = 0; b < here; ++b) {
@@ -350,8 +404,8 @@ void WinogradConvolution::run(const T* in, Maps maps, const T* addend, bool relu
 #endif
 }
 
-template void WinogradConvolution::run(const float*, Maps, const float*, bool, float*);
+template void WinogradConvolution::run(const float*, Maps, const float*, bool, float*) const;
 template void WinogradConvolution::run(const std::uint16_t*, Maps, const std::uint16_t*, bool,
-                                       std::uint16_t*);
+                                       std::uint16_t*) const;
 
-}  // namespace quadrat::score
+}  // namespace quadrat

@@ -5,7 +5,7 @@
 #include <memory>
 #include <new>
 
-namespace quadrat::score {
+namespace quadrat {
 
 /// Memory from a boundary of cache lines on; grows without keeping what it held.
 class AlignedBytes {
@@ -29,4 +29,4 @@ class AlignedBytes {
   std::size_t size_ = 0;
 };
 
-}  // namespace quadrat::score
+}  // namespace quadrat
