@@ -75,11 +75,12 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   target_link_libraries(LibTorch::LibTorch INTERFACE LibTorch::C10)
   # What the library's own libgomp, cupti and cudart resolve to is its RPATH's affair, not the linker's.
   target_link_options(LibTorch::LibTorch INTERFACE "LINKER:--allow-shlib-undefined")
-  # ATen's at::parallel_for, a header's, works on one thread in sources compiled without. The library's own libgomp, of
-  # the same name, is the one that programs find.
+  # ATen's at::parallel_for, a header's, works on one thread in sources compiled without. The threads are the library's.
   find_package(OpenMP QUIET COMPONENTS CXX)
-  if(OpenMP_CXX_FOUND)
-    target_link_libraries(LibTorch::LibTorch INTERFACE OpenMP::OpenMP_CXX)
+  find_library(LibTorch_GOMP_LIBRARY NAMES gomp libgomp.so.1 HINTS "${LibTorch_LIBRARY_DIRS}" NO_DEFAULT_PATH)
+  if(OpenMP_CXX_FOUND AND LibTorch_GOMP_LIBRARY)
+    target_compile_options(LibTorch::LibTorch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${OpenMP_CXX_FLAGS}>)
+    target_link_libraries(LibTorch::LibTorch INTERFACE "${LibTorch_GOMP_LIBRARY}")
   endif()
 endif()
 
