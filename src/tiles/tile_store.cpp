@@ -27,21 +27,32 @@ std::uint8_t* map_memory(std::size_t bytes) {
   return static_cast<std::uint8_t*>(address);
 }
 
-std::uint8_t* map_scratch(const Path& folder, std::size_t bytes) {
+int open_scratch(const Path& folder, std::size_t bytes) {
   std::string name = (folder / ".quadrat-scratch-XXXXXX").string();
   const int file = ::mkostemp(name.data(), O_CLOEXEC);
   if (file < 0) throw IoError::from_errno("create a scratch file in", folder.native());
   ::unlink(name.c_str());
-  // Taken now: running out later would be a SIGBUS in the middle of an epoch.
+  // Taken now, so that nothing runs out in the middle of an epoch.
   const int failed = ::posix_fallocate(file, 0, static_cast<off_t>(bytes));
-  void* address = MAP_FAILED;
-  if (failed == 0) address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-  if (failed != 0) errno = failed;
-  const int code = errno;
+  if (failed == 0) return file;
   ::close(file);
-  errno = code;
-  if (address == MAP_FAILED) throw IoError::from_errno("reserve scratch space in", folder.native());
-  return static_cast<std::uint8_t*>(address);
+  errno = failed;
+  throw IoError::from_errno("reserve scratch space in", folder.native());
+}
+
+/// All of `bytes`, by pread or pwrite.
+template <typename Transfer, typename Byte>
+void transfer(Transfer move, const char* action, int file, Byte* bytes, std::size_t count,
+              std::size_t at) {
+  while (count > 0) {
+    const ssize_t n = move(file, bytes, count, static_cast<off_t>(at));
+    if (n < 0 && errno == EINTR) continue;
+    if (n == 0) errno = EIO;
+    if (n <= 0) throw IoError::from_errno(action, "");
+    bytes += n;
+    at += static_cast<std::size_t>(n);
+    count -= static_cast<std::size_t>(n);
+  }
 }
 
 }  // namespace
@@ -59,19 +70,31 @@ TileStore::TileStore(const Catalog& catalog, std::vector<std::uint32_t> tiles,
   if (in_memory_ > 0) memory_ = map_memory(in_memory_ * tile_bytes_);
   if (in_memory_ < tiles_.size() && !limits.scratch.empty()) {
     in_scratch_ = tiles_.size() - in_memory_;
-    scratch_ = map_scratch(limits.scratch, in_scratch_ * tile_bytes_);
+    scratch_ = open_scratch(limits.scratch, in_scratch_ * tile_bytes_);
   }
 }
 
 TileStore::~TileStore() {
   if (memory_ != nullptr) ::munmap(memory_, in_memory_ * tile_bytes_);
-  if (scratch_ != nullptr) ::munmap(scratch_, in_scratch_ * tile_bytes_);
+  if (scratch_ >= 0) ::close(scratch_);
 }
 
-std::uint8_t* TileStore::slot(std::size_t position) {
-  if (position < in_memory_) return memory_ + position * tile_bytes_;
-  position -= in_memory_;
-  return position < in_scratch_ ? scratch_ + position * tile_bytes_ : nullptr;
+void TileStore::keep(std::size_t position, const std::uint8_t* pixels) const {
+  if (position < in_memory_) {
+    std::memcpy(memory_ + position * tile_bytes_, pixels, tile_bytes_);
+  } else if (is_kept(position)) {
+    transfer(::pwrite, "write the scratch file", scratch_, pixels, tile_bytes_,
+             (position - in_memory_) * tile_bytes_);
+  }
+}
+
+void TileStore::fetch(std::size_t position, std::uint8_t* target) const {
+  if (position < in_memory_) {
+    std::memcpy(target, memory_ + position * tile_bytes_, tile_bytes_);
+  } else {
+    transfer(::pread, "read the scratch file", scratch_, target, tile_bytes_,
+             (position - in_memory_) * tile_bytes_);
+  }
 }
 
 std::size_t TileStore::position_of(std::uint32_t tile) const {
@@ -91,15 +114,17 @@ void TileStore::decode(std::uint32_t tile, Decoder& decoder, std::uint8_t* targe
 
 const std::uint8_t* TileStore::pixels(std::uint32_t tile) {
   const std::size_t position = position_of(tile);
-  std::uint8_t* target = slot(position);
-  if (decoded_[position]) return target;
-  const bool kept = target != nullptr;
-  if (!kept) target = spare_.data();
-  decode(tile, *decoders_.front(), target);
-  if (kept) {
-    decoded_[position] = true;
-    ++decoded_count_;
+  const bool in_memory = position < in_memory_;
+  std::uint8_t* target = in_memory ? memory_ + position * tile_bytes_ : spare_.data();
+  if (decoded_[position]) {
+    if (!in_memory) fetch(position, target);
+    return target;
   }
+  decode(tile, *decoders_.front(), target);
+  if (!is_kept(position)) return target;
+  if (!in_memory) keep(position, target);
+  decoded_[position] = true;
+  ++decoded_count_;
   return target;
 }
 
@@ -108,7 +133,7 @@ void TileStore::copy(std::span<const std::uint32_t> tiles, std::uint8_t* out, in
   for (std::size_t i = 0; i < tiles.size(); ++i) {
     const std::size_t position = position_of(tiles[i]);
     if (decoded_[position]) {
-      std::memcpy(out + i * tile_bytes_, slot(position), tile_bytes_);
+      fetch(position, out + i * tile_bytes_);
     } else {
       missing.push_back(i);
     }
@@ -118,12 +143,11 @@ void TileStore::copy(std::span<const std::uint32_t> tiles, std::uint8_t* out, in
   for_each_index(missing.size(), workers, [&](std::size_t k, std::size_t worker) {
     std::uint8_t* target = out + missing[k] * tile_bytes_;
     decode(tiles[missing[k]], *decoders_[worker], target);
-    std::uint8_t* kept = slot(position_of(tiles[missing[k]]));
-    if (kept != nullptr) std::memcpy(kept, target, tile_bytes_);
+    keep(position_of(tiles[missing[k]]), target);
   });
   for (const std::size_t i : missing) {
     const std::size_t position = position_of(tiles[i]);
-    if (slot(position) == nullptr) continue;
+    if (!is_kept(position)) continue;
     decoded_[position] = true;
     ++decoded_count_;
   }

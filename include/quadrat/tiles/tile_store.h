@@ -19,8 +19,8 @@ struct StoreLimits {
 };
 
 /// Decodes each tile once and keeps its pixels: in memory up to the limit, beyond it in an unlinked
-/// file on the scratch disk (mapped, so that the kernel keeps the hot part cached). One thread at a
-/// time.
+/// file on the scratch disk. That is read, not mapped: mapped pages count as the process's memory,
+/// which whoever enforces a limit does not forgive. One thread at a time.
 class TileStore {
  public:
   /// @param tiles which of the catalog's tiles will be asked for, ascending; the catalog must
@@ -33,7 +33,8 @@ class TileStore {
   TileStore& operator=(const TileStore&) = delete;
 
   /// [side, side, 3]; valid until the next call. Decodes on first use.
-  /// @throws InputError naming the tile: unreadable, not a PNG, another size
+  /// @throws InputError naming the tile: unreadable, not a PNG, another size; IoError of the
+  /// scratch file
   const std::uint8_t* pixels(std::uint32_t tile);
 
   /// Copies the pixels of these tiles, one after the other, decoding those that are not kept yet on
@@ -52,7 +53,9 @@ class TileStore {
     Bytes file;
   };
 
-  std::uint8_t* slot(std::size_t position);
+  bool is_kept(std::size_t position) const { return position < in_memory_ + in_scratch_; }
+  void keep(std::size_t position, const std::uint8_t* pixels) const;
+  void fetch(std::size_t position, std::uint8_t* target) const;
   std::size_t position_of(std::uint32_t tile) const;
   void decode(std::uint32_t tile, Decoder& decoder, std::uint8_t* target) const;
 
@@ -64,7 +67,7 @@ class TileStore {
   std::size_t in_memory_ = 0;   ///< positions below this are in memory_
   std::size_t in_scratch_ = 0;  ///< the next so many are in scratch_
   std::uint8_t* memory_ = nullptr;
-  std::uint8_t* scratch_ = nullptr;
+  int scratch_ = -1;  ///< the file's descriptor
   std::vector<bool> decoded_;
   std::size_t decoded_count_ = 0;
   std::vector<std::uint8_t> spare_;
