@@ -218,7 +218,7 @@ TEST_F(Tiles, shards_are_read_by_their_index_and_damage_is_named) {
   std::filesystem::rename(bad, good);
   std::filesystem::create_symlink("/proc/self/mem", bad);
   TileReader reader(catalog);
-  std::thread repair([&] {
+  std::jthread repair([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
     std::filesystem::rename(good, bad);
   });
