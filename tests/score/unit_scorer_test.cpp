@@ -70,10 +70,11 @@ TEST(UnitScorer, a_bad_block_costs_a_tile_and_a_lost_disk_the_unit) {
     if (threads > 1) scorer.read_and_decode_on(threads, catalog);
     return *scorer.score(0, of_shard.size(), [](std::size_t) { return true; });
   };
-  const UnitResult one = scored({0, 1, 0}, 1);
-  ASSERT_EQ(one.rejected.size(), 1U);
-  EXPECT_EQ(one.rejected[0].tile, 1U);
-  EXPECT_THAT(one.rejected[0].reason, ::testing::HasSubstr("Input/output error"));
+  const UnitResult two = scored({1, 0, 1}, 1);
+  ASSERT_EQ(two.rejected.size(), 2U);
+  EXPECT_EQ(two.rejected[0].tile, 0U);
+  EXPECT_EQ(two.rejected[1].tile, 2U);
+  EXPECT_THAT(two.rejected[0].reason, ::testing::HasSubstr("Input/output error"));
   for (const int threads : {1, 3}) {
     try {
       scored({0, 1, 1, 0}, threads);  // the two are of different batches
