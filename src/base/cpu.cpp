@@ -1,5 +1,7 @@
 #include "quadrat/base/cpu.h"
 
+#include <cstdlib>
+
 #if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,7 +17,8 @@ bool may_use_tiles() {
 #if defined(__x86_64__) && defined(__linux__)
   constexpr long kRequestPermission = 0x1023;
   constexpr long kTileData = 18;
-  static const bool may = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  static const bool may = std::getenv("QUADRAT_NO_AMX") == nullptr &&
+                          syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return may;
 #else
   return false;

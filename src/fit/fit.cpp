@@ -103,6 +103,7 @@ class Fitter {
   WeightsFile weights_;               ///< rank 0: of the network
   Settings made_of_;                  ///< rank 0: what the features depend on
   score::Precision precision_ = score::Precision::kFp32;
+  bool has_amx_ = false;  ///< every rank's CPU
   Set train_{&sets_.train, "train", {}, {}, {}, 0, 0};
   Set validation_{&sets_.validation, "validation", {}, {}, {}, 0, 0};
   std::optional<Forest> forest_;
@@ -127,6 +128,7 @@ void Fitter::load_network() {
 
 void Fitter::choose_precision() {
   const auto cpu = score::CpuAbilities::of(ranks_);
+  has_amx_ = cpu.has_amx;
   if (options_.precision == "auto") {
     precision_ = cpu.accelerates_bf16 ? score::Precision::kBf16 : score::Precision::kFp32;
     return;
@@ -176,7 +178,7 @@ void Fitter::make_features() {
     trunk.classifier.clear();
     WeightsFile weights = ranks_.size() > 1 ? parse_weights(std::move(model)) : weights_;
     plan.emplace(score::fuse_network(std::move(weights), trunk, from), precision_,
-                 score::Plan::suitable_batch(card_.architecture));
+                 score::Plan::suitable_batch(card_.architecture), nullptr, torch::kCPU, has_amx_);
   });
   for (Set* set : {&train_, &validation_}) {
     mpi::together(ranks_, [&] {

@@ -29,9 +29,9 @@ FrozenLayers::FrozenLayers(const Session& session)
                      session.bf16 ? torch::kBFloat16 : torch::kFloat);
     return;
   }
-  const bool bf16 = session.bf16 && score::is_supported(score::Precision::kBf16);
+  const bool bf16 = session.bf16 && session.cpu.has_bf16;
   plan_.emplace(std::move(network), bf16 ? score::Precision::kBf16 : score::Precision::kFp32,
-                batch_);
+                batch_, nullptr, torch::kCPU, session.cpu.has_amx);
 }
 
 std::int64_t FrozenLayers::width(const ModelCard& card) {

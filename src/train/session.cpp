@@ -7,7 +7,6 @@
 #include <cstring>
 #include <thread>
 
-#include "quadrat/base/cpu.h"
 #include "quadrat/score/device.h"
 #include "quadrat/score/plan.h"
 #include "step_graphs.h"
@@ -16,9 +15,10 @@ namespace quadrat {
 
 namespace {
 
-bool choose_bf16(const FinetuneOptions& options, torch::Device device) {
+bool choose_bf16(const FinetuneOptions& options, torch::Device device,
+                 const score::CpuAbilities& cpu) {
   if (options.precision != "auto") return options.precision == "bf16";
-  return device.is_cuda() || cpu_features().bf16;
+  return device.is_cuda() || cpu.accelerates_bf16;
 }
 
 int choose_threads(const FinetuneOptions& options, const mpi::Communicator& ranks) {
@@ -34,7 +34,8 @@ Session::Session(const FinetuneOptions& given, const mpi::Communicator& all)
       ranks(all),
       seed(static_cast<std::uint64_t>(options.seed)),
       device(choose_device(options.device, ranks)),
-      bf16(choose_bf16(options, device)),
+      cpu(score::CpuAbilities::of(ranks)),
+      bf16(choose_bf16(options, device, cpu)),
       threads(choose_threads(options, ranks)),
       sets(list_training_sets(options.train, options.validation, options.sample_frac, seed, ranks)),
       transform(kTileSide_px, kImageNetMean, kImageNetStd, parse_augment(options.augment), seed) {

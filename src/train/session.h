@@ -10,6 +10,7 @@
 #include "quadrat/model/network.h"
 #include "quadrat/model/weights.h"
 #include "quadrat/mpi/communicator.h"
+#include "quadrat/score/cpu_abilities.h"
 #include "quadrat/tiles/augment.h"
 #include "quadrat/tiles/training_sets.h"
 #include "quadrat/train/options.h"
@@ -28,6 +29,7 @@ struct Session {
   const mpi::Communicator& ranks;
   std::uint64_t seed;
   torch::Device device;
+  score::CpuAbilities cpu;
   bool bf16;
   int threads;
   TrainingSets sets;

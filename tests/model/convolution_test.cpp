@@ -69,7 +69,9 @@ TEST_P(Convolution, equals_torchs_with_its_gradients) {
     EXPECT_LT(difference(got.output, wanted.output), 2e-5);
     EXPECT_LT(difference(got.input, wanted.input), 2e-5);
     EXPECT_LT(difference(got.weight, wanted.weight), 2e-5);
-    if (with_bias) EXPECT_LT(difference(got.bias, wanted.bias), 2e-5);
+    if (with_bias) {
+      EXPECT_LT(difference(got.bias, wanted.bias), 2e-5);
+    }
     // It is not torch's own that was computed.
     const Results plain = results_of(torchs, from, torch::kFloat);
     EXPECT_EQ(torch::equal(got.output, plain.output), !(has_winograd && cpu_features().avx512));

@@ -168,6 +168,33 @@ h5dump -a /status scores/stopped/scores.h5 | grep -q '"interrupted"' || fail "st
 expect 0 "going on" on_ranks 2 --tiles many -o model --name stopped
 same reference stopped || fail "a stopped run gives another result"
 
+# AMX is used where every rank has it, and a run goes on as it began.
+if grep -qw amx_int8 /proc/cpuinfo; then
+  begin() { # NAME VARIABLE: and stop at the first unit
+    env "$2" mpirun -n 2 "$bin/quadrat-score" --tiles many -o model --name "$1" >out 2>err &
+    local launcher=$!
+    for _ in $(seq 600); do
+      ls scores/"$1"/*.journal >/dev/null 2>&1 && break
+      sleep 0.1
+    done
+    kill -USR1 "$launcher"
+    wait "$launcher"
+  }
+  none=QUADRAT_NO_AMX=1
+  env "$none" mpirun -n 2 "$bin/quadrat-score" --tiles many -o model --name plain >out 2>err || fail "without AMX: $(cat err)"
+  same reference plain >differences && fail "with AMX and without the last digits are the same: the comparison is blind"
+  mpirun -n 1 env "$none" "$bin/quadrat-score" --tiles many -o model --name mixed : \
+    -n 1 "$bin/quadrat-score" --tiles many -o model --name mixed >out 2>err || fail "one rank without AMX: $(cat err)"
+  same plain mixed || fail "one rank used AMX that another has not"
+  begin begun_plain "$none"
+  on_ranks 2 --tiles many -o model --name begun_plain >out 2>err || fail "going on without AMX: $(cat err)"
+  same plain begun_plain || fail "a run begun without AMX went on with it"
+  begin begun_amx OTHER=1
+  expect 2 "not every rank's CPU has it now" env "$none" "$bin/quadrat-score" --tiles many -o model --name begun_amx
+  on_ranks 2 --tiles many -o model --name begun_amx >out 2>err || fail "going on with AMX: $(cat err)"
+  same reference begun_amx || fail "a run begun with AMX gives another result"
+fi
+
 # A journal cut off in the middle of a unit, and one with a flipped byte, cost what they held and nothing else.
 mpirun -n 2 "$bin/quadrat-score" --tiles many -o model --name cut >out 2>err &
 launcher=$!
