@@ -1,7 +1,6 @@
 #include "quadrat/model/network.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "convolution.h"
 #include "on_gpu.h"

@@ -300,24 +300,37 @@ float* WinogradConvolution::panel(std::int64_t point, std::int64_t channel_out,
   return reinterpret_cast<float*>(weights_.get()) + row + channel_out % kPanel;
 }
 
-WinogradConvolution::WinogradConvolution(const float* weight, const float* bias,
-                                         std::int64_t channels_in, std::int64_t channels_out,
-                                         std::int64_t kernel)
-    : WinogradConvolution(channels_in, channels_out, kernel, bias) {
+/// @param inputs, outputs of the convolution that `weight` is of @param is_turned this is the one
+/// of its inputs' gradient
+void WinogradConvolution::transform(const float* weight, std::int64_t inputs, std::int64_t outputs,
+                                    std::int64_t kernel, bool is_turned) {
 #if QUADRAT_WINOGRAD
-  const std::int64_t step = kernel * kernel * channels_in;
+  const std::int64_t step = kernel * kernel * inputs;
+  const auto transform_16 = kernel == 3 ? transform_kernels<3> : transform_kernels<5>;
   alignas(kAlignment) std::array<float, kPoints * kLanes * kLanes> points;
-  for (std::int64_t k = 0; k < channels_out; k += kLanes) {
-    for (std::int64_t c = 0; c < channels_in; c += kLanes) {
-      const auto transform = kernel == 3 ? transform_kernels<3> : transform_kernels<5>;
-      transform(weight + k * step + c, step, channels_in, false, points.data());
+  for (std::int64_t k = 0; k < outputs; k += kLanes) {
+    for (std::int64_t c = 0; c < inputs; c += kLanes) {
+      transform_16(weight + k * step + c, step, inputs, is_turned, points.data());
       for (std::int64_t point = 0; point < kPoints; ++point) {
-        for (std::int64_t i = 0; i < kLanes; ++i)
-          copy_column(points.data() + point * kLanes * kLanes, i, panel(point, k, c + i));
+        const float* const square = points.data() + point * kLanes * kLanes;
+        for (std::int64_t i = 0; i < kLanes; ++i) {
+          if (is_turned) {
+            std::copy_n(square + i * kLanes, kLanes, panel(point, c, k + i));
+          } else {
+            copy_column(square, i, panel(point, k, c + i));
+          }
+        }
       }
     }
   }
 #endif
+}
+
+WinogradConvolution::WinogradConvolution(const float* weight, const float* bias,
+                                         std::int64_t channels_in, std::int64_t channels_out,
+                                         std::int64_t kernel)
+    : WinogradConvolution(channels_in, channels_out, kernel, bias) {
+  transform(weight, channels_in, channels_out, kernel, /*is_turned=*/false);
 }
 
 WinogradConvolution WinogradConvolution::of_input_gradient(const float* weight,
@@ -325,22 +338,7 @@ WinogradConvolution WinogradConvolution::of_input_gradient(const float* weight,
                                                            std::int64_t channels_out,
                                                            std::int64_t kernel) {
   WinogradConvolution made(channels_out, channels_in, kernel, nullptr);
-#if QUADRAT_WINOGRAD
-  const std::int64_t step = kernel * kernel * channels_in;
-  alignas(kAlignment) std::array<float, kPoints * kLanes * kLanes> points;
-  for (std::int64_t k = 0; k < channels_out; k += kLanes) {
-    for (std::int64_t c = 0; c < channels_in; c += kLanes) {
-      const auto transform = kernel == 3 ? transform_kernels<3> : transform_kernels<5>;
-      transform(weight + k * step + c, step, channels_in, true, points.data());
-      for (std::int64_t point = 0; point < kPoints; ++point) {
-        for (std::int64_t i = 0; i < kLanes; ++i) {
-          std::copy_n(points.data() + (point * kLanes + i) * kLanes, kLanes,
-                      made.panel(point, c, k + i));
-        }
-      }
-    }
-  }
-#endif
+  made.transform(weight, channels_in, channels_out, kernel, /*is_turned=*/true);
   return made;
 }
 

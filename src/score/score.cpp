@@ -419,8 +419,6 @@ ScoreSummary Job::run() {
     write_score_record(record_path_, record_);
   });
 
-  // Not before: the file's bytes and the weights as they were stored go back to the system.
-  keep_freed_memory();
   const auto begin = Clock::now();
   if (!start_.todo.empty()) work(*plan, look ? &*look : nullptr);
   seconds_ += seconds_since(begin);

@@ -180,7 +180,7 @@ Trainer::End Trainer::recorded_step(const Batch& batch, RunPosition& position) {
   const Pass now = pass_of(batch, position.epoch);
   put(now.input, pass.input);
   put(now.labels, pass.labels);
-  put(now.dropout_keys, pass.dropout_keys);
+  if (now.dropout_keys.defined()) put(now.dropout_keys, pass.dropout_keys);
   graphs_->run(rows, [&] {
     drop_gradients();
     compute_gradients(pass, rows);
@@ -251,13 +251,16 @@ void Trainer::read_sums(RunPosition& position) {
 }
 
 Trainer::Pass Trainer::pass_of(const Batch& batch, std::uint64_t epoch) const {
+  Pass pass{
+      batch.input.to(session_.device), session_.labels_of(session_.sets.train, batch.tiles), {}};
+  if (!session_.network->has_dropout()) return pass;
   std::vector<std::int64_t> keys;
   for (const auto tile : batch.tiles) {
     keys.push_back(static_cast<std::int64_t>(
         KeyedRandom({session_.seed, kStreamDropout, epoch, tile}).next()));
   }
-  return {batch.input.to(session_.device), session_.labels_of(session_.sets.train, batch.tiles),
-          session_.on_device(keys)};
+  pass.dropout_keys = session_.on_device(keys);
+  return pass;
 }
 
 void Trainer::compute_gradients(const Pass& pass, std::int64_t tiles_in_step) {

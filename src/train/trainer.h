@@ -43,7 +43,7 @@ class Trainer {
   double waiting_share() const { return waiting_share_; }
 
  private:
-  /// What a pass through the network reads, on the device.
+  /// What a pass through the network reads, on the device; keys only where it has dropout.
   struct Pass {
     torch::Tensor input, labels, dropout_keys;
   };

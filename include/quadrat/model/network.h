@@ -59,6 +59,8 @@ class Network : public torch::nn::Module {
   /// What the dropout masks of the next training forward are a function of: one key for each row of
   /// the batch.
   void set_dropout_keys(torch::Tensor keys) { dropout_keys_ = std::move(keys); }
+  /// Whether it asks for them.
+  bool has_dropout() const { return architecture_ == Architecture::kAlexNet; }
 
   /// The parameters being trained, in registration order; of those that are split, this rank's
   /// rows.

@@ -47,6 +47,8 @@ class WinogradConvolution {
  private:
   WinogradConvolution(std::int64_t channels_in, std::int64_t channels_out, std::int64_t kernel,
                       const float* bias);
+  void transform(const float* weight, std::int64_t inputs, std::int64_t outputs,
+                 std::int64_t kernel, bool is_turned);
   float* panel(std::int64_t point, std::int64_t channel_out, std::int64_t channel_in) const;
 
   std::int64_t channels_in_, channels_out_;
