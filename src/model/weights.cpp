@@ -4,7 +4,9 @@
 #include <fmt/ranges.h>
 
 #include <cstring>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/text.h"
@@ -82,6 +84,16 @@ torch::Tensor to_tensor(const StoredTensor& stored) {
               " has the wrong size");
   if (!stored.data.empty())
     std::memcpy(tensor.mutable_data_ptr(), stored.data.data(), stored.data.size());
+  return tensor;
+}
+
+torch::Tensor to_tensor(StoredTensor&& stored) {
+  if (stored.data.empty()) return to_tensor(std::as_const(stored));
+  const auto data = std::make_shared<Bytes>(std::move(stored.data));
+  const auto tensor = torch::from_blob(
+      data->data(), stored.shape, [data](void*) {}, torch_type(stored.dtype));
+  TORCH_CHECK(tensor.nbytes() == data->size(), "stored tensor ", stored.name,
+              " has the wrong size");
   return tensor;
 }
 

@@ -216,7 +216,7 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
   for (std::size_t i = 0; i < network.layers.size(); ++i) {
     Layer& layer = network.layers[i];
     Step step;
-    const at::Tensor weight = std::exchange(layer.weight, {});
+    at::Tensor weight = std::exchange(layer.weight, {});
     const at::Tensor bias = std::exchange(layer.bias, {});
     step.layer = layer;
     step.index = i;
@@ -251,8 +251,9 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
             weight.contiguous(kChannelsLast).const_data_ptr<float>(), bias.const_data_ptr<float>(),
             in.size(1), weight.size(0), layer.kernel);
       } else {
-        step.packed = is_convolution ? prepack_convolution(weight.to(dtype), shape, in.sizes())
-                                     : prepack_linear(weight.to(dtype), batch);
+        weight = weight.to(dtype);  // in float32 no longer needed
+        step.packed = is_convolution ? prepack_convolution(weight, shape, in.sizes())
+                                     : prepack_linear(weight, batch);
         step.bias = bias.to(dtype);
       }
     }

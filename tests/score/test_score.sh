@@ -32,10 +32,12 @@ same() {
 score() { "$bin/quadrat-score" "$@"; }
 on_ranks() { mpirun -n "$1" "$bin/quadrat-score" "${@:2}"; }
 
-mkdir -p runs/model runs/short runs/other
+mkdir -p runs/{model,short,other,nan,infinite}
 "$make_model" runs/model/model.safetensors resnet18 agricultural beach chaparral denseresidential forest golfcourse
 "$make_model" runs/other/model.safetensors alexnet A B C
 head -c 1000000 runs/model/model.safetensors >runs/short/model.safetensors
+{ head -c -4 runs/model/model.safetensors && printf '\0\0\300\177'; } >runs/nan/model.safetensors
+{ head -c -4 runs/model/model.safetensors && printf '\0\0\200\377'; } >runs/infinite/model.safetensors
 
 # 480 tiles in two folders, and three that cannot be scored.
 mkdir -p many/a many/b
@@ -223,6 +225,8 @@ expect 2 "no .png file" score --tiles empty -o model
 cp "$suite/basn2c08.png" small/
 expect 2 "32x32 px" score --tiles small -o model
 expect 2 "runs/short/model.safetensors" score --tiles many -o short
+expect 2 "holds values that are not finite" score --tiles many -o nan
+expect 2 "holds values that are not finite" score --tiles many -o infinite
 expect 2 "there is no" on_ranks 2 --tiles many -o nothing
 [ "$(grep -c error: err)" -eq 1 ] || fail "an error of all ranks is printed more than once: $(cat err)"
 for name in nothing short; do [ -e "scores/$name" ] && fail "scores/$name was made for nothing"; done

@@ -43,4 +43,7 @@ ModelCard read_model_card(const WeightsFile& weights, const Path& path);
 StoredTensor to_stored(const std::string& name, const torch::Tensor& tensor);
 torch::Tensor to_tensor(const StoredTensor& stored);
 
+/// Likewise, in the memory that `stored` had, which is left without data.
+torch::Tensor to_tensor(StoredTensor&& stored);
+
 }  // namespace quadrat
