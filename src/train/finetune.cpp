@@ -44,6 +44,15 @@ std::vector<std::int32_t> labels_of(const Catalog& catalog) {
   return labels;
 }
 
+/// Of a model and a checkpoint with as many moments, on a quick disk.
+double expected_saving_s(const Network& network) {
+  constexpr double kBytesPerS = 1e9;
+  double bytes = 0;
+  for (const auto& parameter : network.parameters())
+    bytes += 3 * static_cast<double>(parameter.nbytes());
+  return bytes / kBytesPerS;
+}
+
 /// One rank's share of a training run: epochs, judged, and written down.
 class Finetuner {
  public:
@@ -55,7 +64,8 @@ class Finetuner {
         folder_(folder),
         plan_(labels_of(session_.sets.train), options.shards, options.batch_size, session_.seed),
         validation_tiles_(share_of_validation(session_)),
-        trainer_(session_, plan_) {
+        trainer_(session_, plan_),
+        saving_s_(expected_saving_s(*session_.network)) {
     describe(config);
   }
 
@@ -87,8 +97,8 @@ class Finetuner {
   RunRecord record_;
   RunPosition position_;
   std::optional<WeightsFile> unwritten_model_;  // rank 0: the kept epoch's, where its file is older
-  Clock::time_point saved_;                     // rank 0: when the last epoch's state was written
-  double saving_s_ = 0;                         // rank 0: how long that took
+  Clock::time_point saved_ = start_;            // rank 0: when the last epoch's state was written
+  double saving_s_;                             // rank 0: how long that took, or might
 };
 
 void Finetuner::describe(const Settings& config) {
@@ -213,7 +223,7 @@ void Finetuner::finish_epoch(const Evaluation& evaluation, double evaluation_s) 
 
 /// The record, after every epoch. Model and checkpoint too, unless that would be more than a tenth
 /// of the run's time: after epochs of a second, say, AlexNet's 0.7 GB. What a kill then costs is
-/// ten times what writing them takes.
+/// ten times what writing them takes; before that is known, what it takes a quick disk.
 void Finetuner::write_epoch(bool stops_here) {
   constexpr double kSavingAtMostOneIn = 10;
   const bool better = position_.kept_epoch + 1 == position_.epoch;
