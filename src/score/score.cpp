@@ -65,6 +65,7 @@ class Job {
   WeightsFile fetch_weights();
   void work(Plan& plan, Plan* look);
   void finish(bool is_interrupted);           // rank 0
+  void name_rejected() const;                 // rank 0
   void export_features();                     // rank 0
   void summarise(const ScoreRecord& record);  // rank 0
 
@@ -335,6 +336,17 @@ void Job::export_features() {
   write_score_features(options_.features, record_, std::span(all).first(row * width), width);
 }
 
+void Job::name_rejected() const {
+  constexpr std::size_t kNamed = 3;
+  const auto& rejected = record_.rejected;
+  for (std::size_t i = 0; i < std::min(kNamed, rejected.size()); ++i)
+    log::warn("'{}' is not scored: {}", rejected[i].tile, rejected[i].reason);
+  if (rejected.size() > kNamed) {
+    log::warn("and {} more; all of them: h5dump -d /rejected {}", rejected.size() - kNamed,
+              record_path_.native());
+  }
+}
+
 void Job::finish(bool is_interrupted) {
   Merger merger(start_.catalog, start_.units, record_.classes.size());
   read_journals(folder_, start_.fingerprint, static_cast<std::uint32_t>(record_.classes.size()),
@@ -359,6 +371,7 @@ void Job::finish(bool is_interrupted) {
         fmt::format("none of the {} tiles could be read; '{}': {}", record_.rejected.size(),
                     record_.rejected.front().tile, record_.rejected.front().reason));
   }
+  if (!is_interrupted) name_rejected();
   // The record says complete only when everything else is in place.
   if (!is_interrupted) write_file(folder_ / "predictions.csv", predictions_csv(record_));
   if (!is_interrupted && !options_.features.empty()) export_features();

@@ -67,6 +67,7 @@ grep -q '480 tiles scored, 3 rejected' out || fail "counts: $(cat out)"
 h5dump -d /rejected scores/reference/scores.h5 >rejected
 for name in a/u_garbage.png a/a_small.png b/u_gone.png; do
   grep -q "$name" rejected || fail "$name is not listed as rejected"
+  [ "$(grep -c "'$name' is not scored: " err)" -eq 1 ] || fail "$name is not named once: $(cat err)"
 done
 on_ranks 3 --tiles many -o model --name three >out 2>err || fail "three ranks: $(cat err)"
 same reference three || fail "three ranks differ from two"
