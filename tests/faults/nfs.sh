@@ -63,7 +63,7 @@ diff -r --exclude tiles.json plain/tiles mnt/tiles || fail "other tiles on NFS"
 # The server goes away for two seconds, in the middle of training and of scoring.
 train mnt restarted &
 job=$!
-wait_until 120 'an epoch on NFS' grep -q 'epoch  1/3: train' out
+wait_until 120 'an epoch on NFS' grep -q 'epoch  1/6: train' out
 kill_server
 sleep 2
 start_server
