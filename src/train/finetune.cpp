@@ -44,13 +44,15 @@ std::vector<std::int32_t> labels_of(const Catalog& catalog) {
   return labels;
 }
 
-/// Of a model and a checkpoint with as many moments, on a quick disk.
+/// Of a model and a checkpoint with as many moments, on a quick disk; 0 where that is too little to
+/// leave a first epoch unsaved for.
 double expected_saving_s(const Network& network) {
   constexpr double kBytesPerS = 1e9;
+  constexpr double kLittle_s = 0.25;
   double bytes = 0;
   for (const auto& parameter : network.parameters())
     bytes += 3 * static_cast<double>(parameter.nbytes());
-  return bytes / kBytesPerS;
+  return bytes / kBytesPerS > kLittle_s ? bytes / kBytesPerS : 0;
 }
 
 /// One rank's share of a training run: epochs, judged, and written down.
