@@ -340,7 +340,7 @@ void Job::name_rejected() const {
   constexpr std::size_t kNamed = 3;
   const auto& rejected = record_.rejected;
   for (std::size_t i = 0; i < std::min(kNamed, rejected.size()); ++i)
-    log::warn("'{}' is not scored: {}", rejected[i].tile, rejected[i].reason);
+    log::warn("'{}' is not scored: {}", printable(rejected[i].tile), rejected[i].reason);
   if (rejected.size() > kNamed) {
     log::warn("and {} more; all of them: h5dump -d /rejected {}", rejected.size() - kNamed,
               record_path_.native());
