@@ -371,10 +371,12 @@ void Job::finish(bool is_interrupted) {
         fmt::format("none of the {} tiles could be read; '{}': {}", record_.rejected.size(),
                     record_.rejected.front().tile, record_.rejected.front().reason));
   }
-  if (!is_interrupted) name_rejected();
-  // The record says complete only when everything else is in place.
-  if (!is_interrupted) write_file(folder_ / "predictions.csv", predictions_csv(record_));
-  if (!is_interrupted && !options_.features.empty()) export_features();
+  if (!is_interrupted) {
+    name_rejected();
+    // The record says complete only when everything else is in place.
+    write_file(folder_ / "predictions.csv", predictions_csv(record_));
+    if (!options_.features.empty()) export_features();
+  }
   write_score_record(record_path_, record_);
   if (!is_interrupted) remove_journals(folder_);
   summarise(record_);

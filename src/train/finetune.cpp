@@ -49,10 +49,10 @@ std::vector<std::int32_t> labels_of(const Catalog& catalog) {
 double expected_saving_s(const Network& network) {
   constexpr double kBytesPerS = 1e9;
   constexpr double kLittle_s = 0.25;
-  double bytes = 0;
-  for (const auto& parameter : network.parameters())
-    bytes += 3 * static_cast<double>(parameter.nbytes());
-  return bytes / kBytesPerS > kLittle_s ? bytes / kBytesPerS : 0;
+  std::size_t bytes = 0;
+  for (const auto& parameter : network.parameters()) bytes += 3 * parameter.nbytes();
+  const double saving_s = static_cast<double>(bytes) / kBytesPerS;
+  return saving_s > kLittle_s ? saving_s : 0;
 }
 
 /// One rank's share of a training run: epochs, judged, and written down.

@@ -21,10 +21,10 @@ for copy in 1 2 3; do
   for file in tiles/*/*.png; do ln -s "$folder/$file" "many/$copy-$(basename "$file")"; done
 done
 
-# Two ranks throughout: another number is another order of summation. Long enough for checkpoints.
+# Two ranks throughout: another number is another order of summation.
 train() { # NAME
   exec mpirun -n 2 --oversubscribe "$bin/quadrat-finetune" --train tiles --validation tiles --sample_frac 0.2 -p resnet18 -r all \
-    --num_epochs 6 --batch_size 16 --runs runs -o "$1"
+    --num_epochs 3 --batch_size 16 --runs runs -o "$1"
 }
 score() { # NAME
   exec mpirun -n "${ranks:-2}" --oversubscribe "$bin/quadrat-score" --tiles many --runs runs -o whole --precision fp32 \

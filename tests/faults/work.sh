@@ -52,9 +52,9 @@ make_tiles() { # IN: training tiles and, as more tiles to score, each several ti
     for file in "$1"/tiles/*/*.png; do cp "$file" "$1/many/$copy-$(basename "$file")"; done
   done
 }
-train() { # FOLDER NAME; long enough for a checkpoint
+train() { # FOLDER NAME
   mpirun -n 2 --oversubscribe "$bin/quadrat-finetune" --train "$1/tiles" --validation "$1/tiles" --sample_frac 0.2 -p resnet18 \
-    -r all --num_epochs 6 --batch_size 16 --runs "$1/runs" -o "$2" >out 2>&1
+    -r all --num_epochs 3 --batch_size 16 --runs "$1/runs" -o "$2" >out 2>&1
 }
 score() { # FOLDER NAME
   mpirun -n 2 --oversubscribe "$bin/quadrat-score" --tiles "$1/many" --runs "$1/runs" -o whole --precision fp32 \

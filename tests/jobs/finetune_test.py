@@ -192,8 +192,8 @@ class Interruptions(InFolder):
         self.equal_runs("whole", "asked")
 
     def test_short_epochs_are_not_all_written_down_and_a_kill_costs_none_of_them(self):
-        # 0.7 GB of model and checkpoint after epochs of some 0.1 s.
-        arguments = [*SMALL, "-p", "alexnet", "-r", "fully_connected", "-n", "30", "--optimizer", "sgd"]
+        # 0.7 GB of model and checkpoint after epochs of some 0.2 s: the first time after 7 s.
+        arguments = [*SMALL, "-p", "alexnet", "-r", "fully_connected", "-n", "60", "--optimizer", "sgd"]
         words = common.command(PROGRAM, *arguments, "-o", "whole", ranks=2)
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         checkpoints = set()
@@ -206,7 +206,7 @@ class Interruptions(InFolder):
         self.assertEqual(process.wait(), 0, process.stderr.read())
         process.stderr.close()
         self.assertIn(len(checkpoints), range(1, 15))
-        self.assertEqual(len(epochs("whole")), 30)
+        self.assertEqual(len(epochs("whole")), 60)
         self.interrupted("killed", signal.SIGKILL, 2, arguments)
         run(PROGRAM, *arguments, "-o", "killed", ranks=2)
         self.equal_runs("whole", "killed")
