@@ -196,16 +196,18 @@ class Interruptions(InFolder):
         arguments = [*SMALL, "-p", "alexnet", "-r", "fully_connected", "-n", "60", "--optimizer", "sgd"]
         words = common.command(PROGRAM, *arguments, "-o", "whole", ranks=2)
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        checkpoints = set()
+        checkpoints, trained = set(), 0  # epochs before the first
         while process.poll() is None:
             try:
                 checkpoints.add(os.stat("runs/whole/checkpoint.safetensors").st_mtime_ns)
+                trained = trained or len(epochs("whole"))
             except FileNotFoundError:
                 pass
             time.sleep(0.005)
         self.assertEqual(process.wait(), 0, process.stderr.read())
         process.stderr.close()
         self.assertIn(len(checkpoints), range(1, 15))
+        self.assertGreater(trained, 1)
         self.assertEqual(len(epochs("whole")), 60)
         self.interrupted("killed", signal.SIGKILL, 2, arguments)
         run(PROGRAM, *arguments, "-o", "killed", ranks=2)
