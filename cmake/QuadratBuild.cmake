@@ -38,18 +38,11 @@ endif()
 set(QUADRAT_MODULES "" CACHE INTERNAL "")
 set(QUADRAT_PROGRAMS "" CACHE INTERNAL "")
 
-# quadrat_add_module(NAME SOURCES ... [PUBLIC target...] [PRIVATE target...] [TORCH] [BACKEND])
+# quadrat_add_module(NAME SOURCES ... [PUBLIC target...] [PRIVATE target...] [TORCH])
 #
-# The library quadrat::NAME. TORCH: its sources use LibTorch's headers, precompiled once for all such modules. BACKEND: what
-# only a GPU can do is in its backend/cuda.cpp, and backend/no_cuda.cpp stands there in a build without CUDA.
+# The library quadrat::NAME. TORCH: its sources use LibTorch's headers, precompiled once for all such modules.
 function(quadrat_add_module name)
-  cmake_parse_arguments(arg "TORCH;BACKEND" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
-  if(arg_BACKEND AND QUADRAT_HAS_CUDA)
-    list(APPEND arg_SOURCES backend/cuda.cpp)
-    list(APPEND arg_PRIVATE LibTorch::CUDA quadrat::gpu)
-  elseif(arg_BACKEND)
-    list(APPEND arg_SOURCES backend/no_cuda.cpp)
-  endif()
+  cmake_parse_arguments(arg "TORCH" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
   add_library(quadrat_${name} STATIC ${arg_SOURCES})
   add_library(quadrat::${name} ALIAS quadrat_${name})
   set_target_properties(quadrat_${name} PROPERTIES EXPORT_NAME ${name})
@@ -87,14 +80,20 @@ function(quadrat_use_torch_pch target)
   target_precompile_headers(${target} REUSE_FROM quadrat_torch_pch)
 endfunction()
 
-# quadrat_add_program(NAME SOURCE file [LINK target...] [TORCH])
+# quadrat_add_program(NAME SOURCE file [LINK target...] [TORCH] [CUDA])
+#
+# TORCH: LibTorch is found wherever the program is installed. CUDA: it loads libquadrat_cuda where there is a GPU.
 function(quadrat_add_program name)
-  cmake_parse_arguments(arg "TORCH" "SOURCE" "LINK" ${ARGN})
+  cmake_parse_arguments(arg "TORCH;CUDA" "SOURCE" "LINK" ${ARGN})
   add_executable(${name} ${arg_SOURCE})
   target_link_libraries(${name} PRIVATE ${arg_LINK} quadrat::cli quadrat_warnings)
   if(arg_TORCH)
-    # Found beside the program wherever it is installed.
-    set_target_properties(${name} PROPERTIES INSTALL_RPATH "${LibTorch_LIBRARY_DIRS}")
+    set_property(TARGET ${name} APPEND PROPERTY INSTALL_RPATH "${LibTorch_LIBRARY_DIRS}")
+  endif()
+  if(arg_CUDA AND QUADRAT_HAS_CUDA)
+    set_property(TARGET ${name} APPEND PROPERTY INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}")
+    set_target_properties(${name} PROPERTIES ENABLE_EXPORTS ON BUILD_RPATH "$ORIGIN/../lib")
+    add_dependencies(${name} quadrat_cuda)
   endif()
   if(NOT TARGET quadrat_programs)
     add_custom_target(quadrat_programs)  # all of them, without the tests

@@ -327,7 +327,8 @@ class Normalize : public torch::autograd::Function<Normalize> {
 torch::Tensor normalized(BatchNormImpl& norm, const torch::Tensor& input,
                          const torch::Tensor& shortcut, After after) {
   if (norm.uses_batch_statistics()) norm.num_batches_tracked.add_(1);
-  if (has_gpu_kernels(input)) return normalized_on_gpu(norm, input, shortcut, after, false)[0];
+  if (input.is_cuda() && has_gpu_kernels(input))
+    return normalized_on_gpu(norm, input, shortcut, after, false)[0];
   if (has_kernels(input))
     return Normalize::apply(input, norm.weight, norm.bias, std::optional(shortcut), &norm, after);
   auto x = norm.uses_batch_statistics() && norm.sum_over_ranks() != nullptr
@@ -375,7 +376,7 @@ torch::Tensor BatchNormImpl::forward_relu(const torch::Tensor& input,
 
 std::pair<torch::Tensor, torch::Tensor> BatchNormImpl::forward_relu_twice(
     const torch::Tensor& input, const torch::Tensor& shortcut) {
-  if (!has_gpu_kernels(input)) {
+  if (!input.is_cuda() || !has_gpu_kernels(input)) {
     const auto output = forward_relu(input, shortcut);
     return {output, output};
   }

@@ -55,7 +55,8 @@ torch::Tensor convolved_relu(nn::Conv2d& convolution, const torch::Tensor& input
     return is_pooled ? torch::max_pool2d(values, 3, 2) : values;
   }
   const auto values = convolved(convolution, input);
-  if (has_gpu_kernels(values)) return rectified_on_gpu(values, convolution->bias, is_pooled);
+  if (values.is_cuda() && has_gpu_kernels(values))
+    return rectified_on_gpu(values, convolution->bias, is_pooled);
   const auto rest = rectified(values + convolution->bias.view({1, -1, 1, 1}));
   return is_pooled ? torch::max_pool2d(rest, 3, 2) : rest;
 }

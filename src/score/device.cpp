@@ -1,24 +1,43 @@
 #include "quadrat/score/device.h"
 
+#include <dlfcn.h>
+
+#include <string>
+
 #include "quadrat/base/error.h"
 
 namespace quadrat {
 
+namespace {
+
+bool has_driver() { return ::dlopen("libcuda.so.1", RTLD_LAZY | RTLD_GLOBAL) != nullptr; }
+
+/// src/cuda and what it needs of CUDA and LibTorch: 165 MB of a rank's memory, which a CPU has
+/// better uses for. Call it before LibTorch is asked for GPUs the first time: it remembers its
+/// answer. @return empty, or why they cannot be had
+std::string load_gpu_part() {
+  if (::dlopen("libquadrat_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr) return {};
+  return ::dlerror();
+}
+
+}  // namespace
+
 torch::Device choose_device(std::string_view wish, const mpi::Communicator& ranks) {
-#ifdef QUADRAT_HAS_CUDA
-  constexpr bool kIsBuilt = true;
-#else
-  constexpr bool kIsBuilt = false;
-#endif
   if (wish == "cpu") return torch::kCPU;
-  const bool usable = kIsBuilt && torch::cuda::is_available();
+  std::string failure = "this machine has none that CUDA can use";
+  if (wish == "cuda" || has_driver()) {
+    if (const std::string missing = load_gpu_part(); !missing.empty()) {
+      failure = "this build's part for GPUs cannot be loaded: " + missing;
+    } else if (torch::cuda::is_available()) {
+      failure.clear();
+    }
+  }
+  const bool usable = failure.empty();
   if (wish == "auto" && ranks.min(usable ? 1 : 0) == 0) return torch::kCPU;
   mpi::together(ranks, [&] {
     if (usable) return;
-    throw DeviceError(
-        "use a GPU", "",
-        kIsBuilt ? "this machine has none that CUDA can use" : "this build has no CUDA",
-        "give --device cpu");
+    throw DeviceError("use a GPU", "", failure,
+                      "give --device cpu; a build with CUDA (the gpu preset) has that part");
   });
   const mpi::Communicator host = ranks.split_by_host();
   const auto gpus = static_cast<int>(torch::cuda::device_count());

@@ -9,7 +9,7 @@
 
 #include "quadrat/score/device.h"
 #include "quadrat/score/plan.h"
-#include "step_graphs.h"
+#include "session_on_gpu.h"
 
 namespace quadrat {
 
@@ -44,7 +44,7 @@ Session::Session(const FinetuneOptions& given, const mpi::Communicator& all)
   score::keep_freed_memory();
   set_up_gpu();
   make_network();
-  all_reduce = device.is_cuda() ? comm::make_nccl_all_reduce(ranks, device.index())
+  all_reduce = device.is_cuda() ? make_gpu_all_reduce(ranks, device.index())
                                 : comm::make_host_all_reduce(ranks);
 }
 

@@ -22,11 +22,7 @@ class StepGraphs {
   virtual void run(std::int64_t rows, const std::function<void()>& queue) = 0;
 };
 
-/// @throws DeviceError where this build has no CUDA
-std::unique_ptr<StepGraphs> make_cuda_step_graphs(torch::Device device);
-
-/// From now on this thread's GPU work is queued on a stream of its own: the default stream, which
-/// all others wait for, cannot be recorded. @throws DeviceError where this build has no CUDA
-void leave_default_stream(torch::Device device);
+/// In src/cuda, and null until choose_device() has loaded it.
+inline std::unique_ptr<StepGraphs> (*make_cuda_step_graphs)(torch::Device device) = nullptr;
 
 }  // namespace quadrat

@@ -48,7 +48,7 @@ class TileDevice {
                                  const DeviceEventPtr& after) = 0;
 };
 
-/// @throws DeviceError where this build has no CUDA
-std::unique_ptr<TileDevice> make_cuda_tile_device(torch::Device device);
+/// In src/cuda, and null until choose_device() has loaded it.
+inline std::unique_ptr<TileDevice> (*make_cuda_tile_device)(torch::Device device) = nullptr;
 
 }  // namespace quadrat

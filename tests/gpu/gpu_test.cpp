@@ -14,6 +14,7 @@
 #include "device_tiles.h"
 #include "on_gpu.h"
 #include "quadrat/comm/gradient_reducer.h"
+#include "quadrat/comm/nccl.h"
 #include "quadrat/gpu/augment.h"
 #include "quadrat/image/png.h"
 #include "quadrat/model/input_blocks.h"
@@ -23,6 +24,7 @@
 #include "quadrat/score/device_network.h"
 #include "quadrat/score/network.h"
 #include "quadrat/train/optimizer.h"
+#include "session_on_gpu.h"
 #include "step_graphs.h"
 
 namespace quadrat {

@@ -21,9 +21,16 @@ holds "$(grep -c 'error: ' "$scratch/err")" = 1
 says err 'use a GPU'
 says err 'give --device cpu'
 says_not err 'no such folder'
-# On the CPU it gets as far as the folder.
-exits 2 "${finetune[@]}" --device cpu
-says err 'no such folder'
-exits 2 "${finetune[@]}"
-says err 'no such folder'
+# On the CPU it gets as far as the folder, and loads nothing that only a GPU needs.
+export LD_DEBUG=files
+for device in cpu auto; do
+  exits 2 "${finetune[@]}" --device $device
+  says err 'no such folder'
+  for library in libquadrat_cuda libtorch_cuda libcublas libnccl; do says_not err $library; done
+done
+if [ -e "$QUADRAT_BIN/../lib/libquadrat_cuda.so" ]; then
+  exits 2 "${finetune[@]}" --device cuda
+  says err 'file=libtorch_cuda.so'
+  says err 'this machine has none that CUDA can use'
+fi
 passed

@@ -12,7 +12,7 @@
 #include <utility>
 
 #include "quadrat/base/error.h"
-#include "quadrat/comm/all_reduce.h"
+#include "quadrat/comm/nccl.h"
 #include "wait_until.h"
 
 namespace quadrat::comm {

@@ -8,10 +8,12 @@
 #include <map>
 #include <optional>
 
-#include "../step_graphs.h"
-#include "../tile_device.h"
-#include "../torch_error.h"
+#include "../train/session_on_gpu.h"
+#include "../train/step_graphs.h"
+#include "../train/tile_device.h"
+#include "../train/torch_error.h"
 #include "quadrat/base/error.h"
+#include "quadrat/comm/nccl.h"
 #include "quadrat/gpu/check.h"
 
 namespace quadrat {
@@ -156,21 +158,25 @@ class CudaStepGraphs : public StepGraphs {
   std::map<std::int64_t, std::optional<at::cuda::CUDAGraph>> graphs_;  ///< by rows
 };
 
-}  // namespace
-
-std::unique_ptr<TileDevice> make_cuda_tile_device(torch::Device device) {
-  return std::make_unique<CudaTileDevice>(device);
-}
-
-std::unique_ptr<StepGraphs> make_cuda_step_graphs(torch::Device device) {
-  return std::make_unique<CudaStepGraphs>(device);
-}
-
-void leave_default_stream(torch::Device device) {
+void take_stream_of_its_own(torch::Device device) {
   in_words("get a stream of the GPU", [&] {
     c10::cuda::setCurrentCUDAStream(
         c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index()));
   });
 }
+
+const bool kIsThere = [] {
+  make_cuda_tile_device = [](torch::Device device) -> std::unique_ptr<TileDevice> {
+    return std::make_unique<CudaTileDevice>(device);
+  };
+  make_cuda_step_graphs = [](torch::Device device) -> std::unique_ptr<StepGraphs> {
+    return std::make_unique<CudaStepGraphs>(device);
+  };
+  leave_default_stream = take_stream_of_its_own;
+  make_gpu_all_reduce = comm::make_nccl_all_reduce;
+  return true;
+}();
+
+}  // namespace
 
 }  // namespace quadrat

@@ -1,14 +1,16 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "../normalise_on_gpu.h"
+#include "../score/normalise_on_gpu.h"
 #include "quadrat/gpu/augment.h"
 
 namespace quadrat::score {
 
-torch::Tensor normalise_on_gpu(const torch::Tensor& bytes, const TileTransform& transform,
-                               const torch::Tensor& lookup, const InputBlocks& blocks,
-                               torch::ScalarType dtype) {
+namespace {
+
+torch::Tensor normalise(const torch::Tensor& bytes, const TileTransform& transform,
+                        const torch::Tensor& lookup, const InputBlocks& blocks,
+                        torch::ScalarType dtype) {
   const c10::cuda::CUDAGuard guard(bytes.device());
   gpu::Format format = gpu::format_of(transform, blocks, lookup.const_data_ptr<float>());
   format.tiles = bytes.const_data_ptr<std::uint8_t>();
@@ -22,5 +24,12 @@ torch::Tensor normalise_on_gpu(const torch::Tensor& bytes, const TileTransform& 
                c10::cuda::getCurrentCUDAStream(bytes.device().index()).stream());
   return out;
 }
+
+const bool kIsThere = [] {
+  normalise_on_gpu = normalise;
+  return true;
+}();
+
+}  // namespace
 
 }  // namespace quadrat::score

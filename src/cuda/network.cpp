@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "../on_gpu.h"
+#include "../model/on_gpu.h"
 #include "quadrat/gpu/dropout.h"
 #include "quadrat/gpu/normalize.h"
 
@@ -255,31 +255,37 @@ class DropOutOnGpu : public torch::autograd::Function<DropOutOnGpu> {
   }
 };
 
-}  // namespace
-
-bool has_gpu_kernels(const torch::Tensor& input) {
+bool has_kernels(const torch::Tensor& input) {
   const auto type = input.scalar_type();
-  return input.is_cuda() && input.dim() == 4 && input.size(1) % normalize::kChannelGroup == 0 &&
+  return input.dim() == 4 && input.size(1) % normalize::kChannelGroup == 0 &&
          input.size(1) <= normalize::kMostChannels &&
          (type == torch::kFloat || type == torch::kBFloat16);
 }
 
-std::vector<torch::Tensor> normalized_on_gpu(BatchNormImpl& norm, const torch::Tensor& input,
-                                             const torch::Tensor& shortcut, After after,
-                                             bool is_read_twice) {
+std::vector<torch::Tensor> normalized(BatchNormImpl& norm, const torch::Tensor& input,
+                                      const torch::Tensor& shortcut, After after,
+                                      bool is_read_twice) {
   return NormalizeOnGpu::apply(input, norm.weight, norm.bias,
                                shortcut.defined() ? std::optional(shortcut) : std::nullopt, &norm,
                                after, is_read_twice);
 }
 
-torch::Tensor rectified_on_gpu(const torch::Tensor& values, const torch::Tensor& bias,
-                               bool is_pooled) {
+torch::Tensor rectified(const torch::Tensor& values, const torch::Tensor& bias, bool is_pooled) {
   return RectifyOnGpu::apply(values, bias, is_pooled);
 }
 
-torch::Tensor dropped_on_gpu(const torch::Tensor& values, const torch::Tensor& keys,
-                             std::uint64_t layer) {
+torch::Tensor dropped(const torch::Tensor& values, const torch::Tensor& keys, std::uint64_t layer) {
   return DropOutOnGpu::apply(values, keys, static_cast<std::int64_t>(layer));
 }
+
+const bool kIsThere = [] {
+  has_gpu_kernels = has_kernels;
+  normalized_on_gpu = normalized;
+  rectified_on_gpu = rectified;
+  dropped_on_gpu = dropped;
+  return true;
+}();
+
+}  // namespace
 
 }  // namespace quadrat
