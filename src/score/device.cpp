@@ -5,6 +5,7 @@
 #include <string>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/log.h"
 
 namespace quadrat {
 
@@ -14,7 +15,7 @@ bool has_driver() { return ::dlopen("libcuda.so.1", RTLD_LAZY | RTLD_GLOBAL) != 
 
 /// src/cuda and what it needs of CUDA and LibTorch: 165 MB of a rank's memory, which a CPU has
 /// better uses for. Call it before LibTorch is asked for GPUs the first time: it remembers its
-/// answer. @return empty, or why they cannot be had
+/// answer. @return empty, or why they cannot be
 std::string load_gpu_part() {
   if (::dlopen("libquadrat_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr) return {};
   return ::dlerror();
@@ -24,20 +25,22 @@ std::string load_gpu_part() {
 
 torch::Device choose_device(std::string_view wish, const mpi::Communicator& ranks) {
   if (wish == "cpu") return torch::kCPU;
-  std::string failure = "this machine has none that CUDA can use";
-  if (wish == "cuda" || has_driver()) {
-    if (const std::string missing = load_gpu_part(); !missing.empty()) {
-      failure = "this build's part for GPUs cannot be loaded: " + missing;
-    } else if (torch::cuda::is_available()) {
-      failure.clear();
-    }
+  std::string missing;
+  if (wish == "cuda" || has_driver()) missing = load_gpu_part();
+  const bool usable = missing.empty() && torch::cuda::is_available();
+  if (wish == "auto" && ranks.min(usable ? 1 : 0) == 0) {
+    if (!missing.empty()) log::warn("computing on the CPU: {}", missing);
+    return torch::kCPU;
   }
-  const bool usable = failure.empty();
-  if (wish == "auto" && ranks.min(usable ? 1 : 0) == 0) return torch::kCPU;
   mpi::together(ranks, [&] {
-    if (usable) return;
-    throw DeviceError("use a GPU", "", failure,
-                      "give --device cpu; a build with CUDA (the gpu preset) has that part");
+    if (!missing.empty()) {
+      throw DeviceError("use a GPU", "", "this build's part for GPUs cannot be loaded: " + missing,
+                        "build with CUDA (the gpu preset), or give --device cpu");
+    }
+    if (!usable) {
+      throw DeviceError("use a GPU", "", "this machine has none that CUDA can use",
+                        "give --device cpu");
+    }
   });
   const mpi::Communicator host = ranks.split_by_host();
   const auto gpus = static_cast<int>(torch::cuda::device_count());
