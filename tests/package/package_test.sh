@@ -34,4 +34,8 @@ for program in "$QUADRAT_BIN"/quadrat-*; do
   programs=$((programs + 1))
 done
 holds "$programs" -ge 1
+if [ -e "$build/lib/libquadrat_cuda.so" ] && [ ! -e /dev/nvidiactl ]; then
+  exits 2 "$prefix/bin/quadrat-score" --tiles "$scratch/none" -o none --runs "$scratch/runs" --device cuda
+  says err 'this machine has none that CUDA can use'
+fi
 passed
