@@ -29,7 +29,7 @@ torch::Device choose_device(std::string_view wish, const mpi::Communicator& rank
   if (wish == "cuda" || has_driver()) missing = load_gpu_part();
   const bool usable = missing.empty() && torch::cuda::is_available();
   if (wish == "auto" && ranks.min(usable ? 1 : 0) == 0) {
-    if (!missing.empty()) log::warn("computing on the CPU: {}", missing);
+    if (!missing.empty() && ranks.is_root()) log::warn("computing on the CPU: {}", missing);
     return torch::kCPU;
   }
   mpi::together(ranks, [&] {

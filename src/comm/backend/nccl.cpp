@@ -1,3 +1,5 @@
+#include "quadrat/comm/nccl.h"
+
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -12,7 +14,6 @@
 #include <utility>
 
 #include "quadrat/base/error.h"
-#include "quadrat/comm/nccl.h"
 #include "wait_until.h"
 
 namespace quadrat::comm {
