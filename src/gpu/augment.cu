@@ -1,6 +1,6 @@
+#include "launch.h"
 #include "quadrat/gpu/augment.h"
 #include "quadrat/gpu/augment_block.h"
-#include "quadrat/gpu/check.h"
 
 namespace quadrat::gpu {
 
@@ -16,7 +16,7 @@ constexpr unsigned kLookup = 256 * 3;
 template <typename T>
 __global__ void __launch_bounds__(kStripThreads)
     strip_kernel(const Sample* samples, Format format, std::size_t values_per_tile, T* out) {
-  extern __shared__ std::uint32_t pixels[];
+  auto* pixels = static_cast<std::uint32_t*>(launch_memory());
   __shared__ float lookup[kLookup];
   const std::size_t tile_bytes = std::size_t{3} * format.side_px * format.side_px;
   const Sample sample =
@@ -63,13 +63,12 @@ void run(const Sample* samples, std::int64_t count, const Format& format, T* out
     if (samples == nullptr)
       part.tiles = format.tiles + tile_bytes * static_cast<std::size_t>(first);
     if (format.crops) {
-      crop_kernel<<<here, kCropThreads, 0, stream>>>(from, part, values, to);
+      launch(kAction, {here, kCropThreads, stream}, crop_kernel<T>, from, part, values, to);
     } else {
       const std::size_t bytes = Strip::shared_words(format) * sizeof(std::uint32_t);
-      strip_kernel<<<dim3(Strip::count(format), here), kStripThreads, bytes, stream>>>(from, part,
-                                                                                       values, to);
+      launch(kAction, {dim3(Strip::count(format), here), kStripThreads, stream, bytes},
+             strip_kernel<T>, from, part, values, to);
     }
-    check(cudaGetLastError(), kAction);
   }
 }
 

@@ -1,7 +1,7 @@
 #include <cuda_bf16.h>
 
+#include "launch.h"
 #include "quadrat/base/random.h"
-#include "quadrat/gpu/check.h"
 #include "quadrat/gpu/dropout.h"
 
 namespace quadrat::gpu {
@@ -38,15 +38,14 @@ void dropout(const void* values, Element element, std::int64_t rows, std::int64_
   if (count == 0) return;
   const auto blocks = static_cast<unsigned>((count / kAtOnce + kThreads - 1) / kThreads);
   const auto run = [&]<typename T>(T* to) {
-    dropout_kernel<<<blocks, kThreads, 0, stream>>>(
-        static_cast<const T*>(values), static_cast<unsigned>(columns), count, keys, layer, to);
+    launch("drop out values on the GPU", {blocks, kThreads, stream}, dropout_kernel<T>,
+           static_cast<const T*>(values), static_cast<unsigned>(columns), count, keys, layer, to);
   };
   if (element == Element::kBf16) {
     run(static_cast<__nv_bfloat16*>(out));
   } else {
     run(static_cast<float*>(out));
   }
-  check(cudaGetLastError(), "drop out values on the GPU");
 }
 
 }  // namespace quadrat::gpu

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "quadrat/gpu/check.h"
+#include "launch.h"
 #include "quadrat/gpu/normalize.h"
 
 namespace quadrat::gpu::normalize {
@@ -501,7 +501,6 @@ void for_type(Element element, const Body& body) {
   } else {
     body(static_cast<float*>(nullptr));
   }
-  check(cudaGetLastError(), kAction);
 }
 
 /// body(integral constant of From).
@@ -519,11 +518,17 @@ Passed<T> passed_of(const Gradient& gradient) {
           static_cast<const T*>(gradient.y), gradient.place};
 }
 
-unsigned blocks_of_channels(std::int64_t channels) {
-  return static_cast<unsigned>(channels) / kChannelsAtOnce;
+/// A thread a channel.
+Launch for_each_channel(std::int64_t channels, CUstream_st* stream) {
+  constexpr unsigned kFew = 64;
+  return {(static_cast<unsigned>(channels) + kFew - 1) / kFew, kFew, stream};
 }
 
-constexpr unsigned kFew = 64;  // threads of a block that has one for each channel
+/// A column of threads a channel, over blocks' sums.
+Launch for_each_channel_of_blocks(std::int64_t channels, CUstream_st* stream) {
+  return {static_cast<unsigned>(channels) / kChannelsAtOnce, dim3(kChannelsAtOnce, kSlices),
+          stream};
+}
 
 }  // namespace
 
@@ -540,24 +545,21 @@ void moments(const Map& map, const void* x, float* scratch, double* moments, CUs
   const auto shape = shape_of(map);
   for_type(map.element, [&]<typename T>(T* /*type*/) {
     const auto* values = static_cast<const T*>(x);
-    sum_moments<T><<<blocks, kThreads, 0, stream>>>(shape, values, scratch);
-    add_moments<T><<<blocks_of_channels(map.channels), dim3(kChannelsAtOnce, kSlices), 0, stream>>>(
-        scratch, blocks, shape.channels, values, static_cast<double>(map.rows()), moments);
+    launch(kAction, {blocks, kThreads, stream}, sum_moments<T>, shape, values, scratch);
+    launch(kAction, for_each_channel_of_blocks(map.channels, stream), add_moments<T>, scratch,
+           blocks, shape.channels, values, static_cast<double>(map.rows()), moments);
   });
 }
 
 void fold(std::int64_t channels, const double* moments, const Layer& layer, double epsilon,
           double momentum, const Fold& fold, CUstream_st* stream) {
-  const auto count = static_cast<unsigned>(channels);
-  make_fold<<<(count + kFew - 1) / kFew, kFew, 0, stream>>>(count, moments, layer, epsilon,
-                                                            momentum, fold);
-  check(cudaGetLastError(), kAction);
+  launch(kAction, for_each_channel(channels, stream), make_fold, static_cast<unsigned>(channels),
+         moments, layer, epsilon, momentum, fold);
 }
 
 void fold_bias(std::int64_t channels, const float* bias, const Fold& fold, CUstream_st* stream) {
-  const auto count = static_cast<unsigned>(channels);
-  make_bias_fold<<<(count + kFew - 1) / kFew, kFew, 0, stream>>>(count, bias, fold);
-  check(cudaGetLastError(), kAction);
+  launch(kAction, for_each_channel(channels, stream), make_bias_fold,
+         static_cast<unsigned>(channels), bias, fold);
 }
 
 void apply(const Map& map, const void* x, const void* shortcut, bool relu, const Fold& fold,
@@ -567,9 +569,8 @@ void apply(const Map& map, const void* x, const void* shortcut, bool relu, const
   const auto shape = shape_of(map);
   for_type(map.element, [&]<typename T>(T* /*type*/) {
     const auto run = [&](auto kernel) {
-      kernel<<<blocks, kThreads, 0, stream>>>(shape, static_cast<const T*>(x),
-                                              static_cast<const T*>(shortcut), fold,
-                                              static_cast<T*>(y));
+      launch(kAction, {blocks, kThreads, stream}, kernel, shape, static_cast<const T*>(x),
+             static_cast<const T*>(shortcut), fold, static_cast<T*>(y));
     };
     if (relu) {
       run(shortcut != nullptr ? apply_kernel<T, true, true> : apply_kernel<T, true, false>);
@@ -588,8 +589,8 @@ void apply_pooled(const Map& map, const void* x, const Fold& fold, void* y, std:
   const auto lines =
       static_cast<unsigned>(std::min<std::int64_t>(out.images * out.height, most_blocks()));
   for_type(map.element, [&]<typename T>(T* /*type*/) {
-    apply_pooled_kernel<T><<<lines, kThreads, 0, stream>>>(
-        shape_of(map), shape_of(out), static_cast<const T*>(x), fold, static_cast<T*>(y), place);
+    launch(kAction, {lines, kThreads, stream}, apply_pooled_kernel<T>, shape_of(map), shape_of(out),
+           static_cast<const T*>(x), fold, static_cast<T*>(y), place);
   });
 }
 
@@ -603,23 +604,20 @@ void gradient_sums(const Map& map, const Gradient& gradient, const void* x, cons
   const auto shape = shape_of(map);
   for_type(map.element, [&]<typename T>(T* /*type*/) {
     for_source(gradient, [&](auto from) {
-      sum_gradient<from(), T><<<blocks, kThreads, 0, stream>>>(shape, passed_of<T>(gradient),
-                                                               static_cast<const T*>(x), fold,
-                                                               static_cast<T*>(passed), scratch);
+      launch(kAction, {blocks, kThreads, stream}, sum_gradient<from(), T>, shape,
+             passed_of<T>(gradient), static_cast<const T*>(x), fold, static_cast<T*>(passed),
+             scratch);
     });
   });
-  add_gradient_sums<<<blocks_of_channels(map.channels), dim3(kChannelsAtOnce, kSlices), 0,
-                      stream>>>(scratch, blocks, shape.channels, sums);
-  check(cudaGetLastError(), kAction);
+  launch(kAction, for_each_channel_of_blocks(map.channels, stream), add_gradient_sums, scratch,
+         blocks, shape.channels, sums);
 }
 
 void coefficients(std::int64_t channels, const double* mine, const double* all, const double* rows,
                   const float* weight, const Fold& fold, const Coefficients& out,
                   CUstream_st* stream) {
-  const auto count = static_cast<unsigned>(channels);
-  make_coefficients<<<(count + kFew - 1) / kFew, kFew, 0, stream>>>(count, mine, all, rows, weight,
-                                                                    fold, out);
-  check(cudaGetLastError(), kAction);
+  launch(kAction, for_each_channel(channels, stream), make_coefficients,
+         static_cast<unsigned>(channels), mine, all, rows, weight, fold, out);
 }
 
 void gradient_input(const Map& map, const Gradient& gradient, const void* x, const Fold& fold,
@@ -629,8 +627,8 @@ void gradient_input(const Map& map, const Gradient& gradient, const void* x, con
   const auto shape = shape_of(map);
   for_type(map.element, [&]<typename T>(T* /*type*/) {
     for_source(gradient, [&](auto from) {
-      gradient_input_kernel<from(), T><<<blocks, kThreads, 0, stream>>>(
-          shape, passed_of<T>(gradient), static_cast<const T*>(x), fold, abc, static_cast<T*>(dx));
+      launch(kAction, {blocks, kThreads, stream}, gradient_input_kernel<from(), T>, shape,
+             passed_of<T>(gradient), static_cast<const T*>(x), fold, abc, static_cast<T*>(dx));
     });
   });
 }

@@ -12,8 +12,8 @@ namespace quadrat::comm {
 /// and sent by MPI. Where NCCL reports a failure, the communicator is aborted, so that what is
 /// queued on the GPU ends, and CommError thrown, by poll(), wait() or settle(). A rank that is gone
 /// without NCCL's noticing (killed, on the same host) is the mpi::Watchdog's to miss: it ends the
-/// process whatever the other threads wait in. Collective. @throws DeviceError where two
-/// ranks would share a GPU, c10::Error where there is none
+/// process whatever the other threads wait in. Collective. @throws Error of
+/// kDevice where two ranks would share a GPU, c10::Error where there is none
 std::unique_ptr<AllReduce> make_nccl_all_reduce(const mpi::Communicator& communicator,
                                                 int device_index);
 

@@ -8,11 +8,11 @@
 #include <nccl.h>
 
 #include <cstring>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "gpu_of_each_rank.h"
 #include "quadrat/base/error.h"
 #include "wait_until.h"
 
@@ -28,25 +28,12 @@ void check_nccl(ncclResult_t result, const char* call, ncclComm_t comm = nullptr
       "see whether a GPU, a node or the network failed, then start the same command again");
 }
 
-/// Two ranks on one GPU would deadlock inside NCCL; say so before it is asked. Collective.
-void refuse_shared_gpus(const mpi::Communicator& ranks, int device_index) {
-  const auto* properties =
-      at::cuda::getDeviceProperties(static_cast<c10::DeviceIndex>(device_index));
-  Bytes mine(sizeof properties->uuid);
-  std::memcpy(mine.data(), &properties->uuid, mine.size());
-  const std::vector<Bytes> all = ranks.gather(mine);
-  mpi::together(ranks, [&] {
-    std::map<std::string, std::size_t> first;
-    for (std::size_t rank = 0; rank < all.size(); ++rank) {
-      const auto [it, added] = first.emplace(
-          std::string(reinterpret_cast<const char*>(all[rank].data()), all[rank].size()), rank);
-      if (!added) {
-        throw DeviceError("use one GPU a rank", "",
-                          fmt::format("ranks {} and {} were given the same GPU", it->second, rank),
-                          "start as many ranks on each node as it has GPUs");
-      }
-    }
-  });
+/// What no other GPU has, on any host.
+Bytes identity_of(c10::DeviceIndex device) {
+  const auto* properties = at::cuda::getDeviceProperties(device);
+  Bytes identity(sizeof properties->uuid);
+  std::memcpy(identity.data(), &properties->uuid, identity.size());
+  return identity;
 }
 
 class NcclAllReduce : public AllReduce {
@@ -55,7 +42,7 @@ class NcclAllReduce : public AllReduce {
       : ranks_(ranks.size()),
         device_(static_cast<c10::DeviceIndex>(device_index)),
         stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device_)) {
-    refuse_shared_gpus(ranks, device_index);
+    require_a_gpu_for_each_rank(ranks, identity_of(device_));
     const c10::cuda::CUDAGuard guard(device_);
     ncclUniqueId id{};
     mpi::together(ranks, [&] {
