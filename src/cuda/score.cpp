@@ -9,10 +9,9 @@ namespace quadrat::score {
 namespace {
 
 torch::Tensor normalise(const torch::Tensor& bytes, const TileTransform& transform,
-                        const torch::Tensor& lookup, const InputBlocks& blocks,
-                        torch::ScalarType dtype) {
+                        const InputBlocks& blocks, torch::ScalarType dtype) {
   const c10::cuda::CUDAGuard guard(bytes.device());
-  gpu::Format format = gpu::format_of(transform, blocks, lookup.const_data_ptr<float>());
+  gpu::Format format = gpu::format_of(transform, blocks);
   format.tiles = bytes.const_data_ptr<std::uint8_t>();
   auto out = torch::empty({bytes.size(0), blocks.channels, blocks.side, blocks.side},
                           torch::TensorOptions(dtype)

@@ -1,50 +1,62 @@
+#include "crop_block.h"
 #include "launch.h"
 #include "quadrat/gpu/augment.h"
-#include "quadrat/gpu/augment_block.h"
+#include "symmetry_block.h"
 
 namespace quadrat::gpu {
 
 namespace {
 
 constexpr const char* kAction = "augment tiles on the GPU";
-constexpr unsigned kStripThreads = 256;
+/// A multiple of 12, as SymmetryThread wants it.
+constexpr unsigned kSymmetryThreads = 192;
+constexpr unsigned kSymmetryBlocks = 6;  // at once on a processor
 /// A power of two, as the pairwise sum wants it.
-constexpr unsigned kCropThreads = 512;
-constexpr unsigned kLookup = 256 * 3;
+constexpr unsigned kCropThreads = 256;
+constexpr unsigned kCropBlocks = 4;
 
 /// A block a strip of a tile.
-template <typename T>
-__global__ void __launch_bounds__(kStripThreads)
-    strip_kernel(const Sample* samples, Format format, std::size_t values_per_tile, T* out) {
+template <typename P>
+__global__ void __launch_bounds__(kSymmetryThreads, kSymmetryBlocks)
+    symmetry_kernel(const Sample* samples, Format format, std::size_t values_per_tile,
+                    typename P::Value* out) {
   auto* pixels = static_cast<std::uint32_t*>(launch_memory());
-  __shared__ float lookup[kLookup];
   const std::size_t tile_bytes = std::size_t{3} * format.side_px * format.side_px;
   const Sample sample =
       samples != nullptr ? samples[blockIdx.y] : Sample{format.tiles + tile_bytes * blockIdx.y, {}};
-  const Strip strip = Strip::of(format, blockIdx.x);
-  const AugmentThread thread(sample, format, lookup, threadIdx.x, kStripThreads);
-  for (unsigned i = threadIdx.x; i < kLookup; i += kStripThreads) lookup[i] = format.lookup[i];
-  thread.load(strip, pixels);
+  const SymmetryThread thread(sample, format, Strip::of(format, blockIdx.x),
+                              {threadIdx.x, kSymmetryThreads});
+  thread.load(pixels);
   __syncthreads();
-  thread.write(strip, pixels, out + values_per_tile * blockIdx.y);
+  thread.write<P>(pixels, out + values_per_tile * blockIdx.y);
 }
 
-/// A block a tile: its mean grey has to be known before its first pixel is finished. The tile is
-/// read a second time out of the cache then, which holds a block's 150 kB.
-template <typename T>
-__global__ void __launch_bounds__(kCropThreads)
-    crop_kernel(const Sample* samples, Format format, std::size_t values_per_tile, T* out) {
+/// A block a tile, which is read a second time out of the cache.
+template <typename P>
+__global__ void __launch_bounds__(kCropThreads, kCropBlocks)
+    crop_kernel(const Sample* samples, Format format, std::size_t values_per_tile,
+                typename P::Value* out) {
   __shared__ double sums[kCropThreads];
+  const CropThread::Shared shared(static_cast<std::uint32_t*>(launch_memory()), format.side_px);
   const Sample sample = samples[blockIdx.x];
-  const AugmentThread thread(sample, format, nullptr, threadIdx.x, kCropThreads);
-  sums[threadIdx.x] = thread.grey();
+  const CropThread thread(sample, format, {threadIdx.x, kCropThreads});
+  thread.make_tables(shared);
+  __syncthreads();
+  sums[threadIdx.x] = thread.grey(shared);
   for (unsigned half = kCropThreads / 2; half > 0; half /= 2) {
     __syncthreads();
     add_pairwise(sums, threadIdx.x, half);
   }
   __syncthreads();
   const double pixels = static_cast<double>(format.side_px) * format.side_px;
-  thread.write_crop(static_cast<float>(sums[0] / pixels), out + values_per_tile * blockIdx.x);
+  const auto mean_grey = static_cast<float>(sums[0] / pixels);
+  for (unsigned i = 0; i < Strip::count(format); ++i) {
+    const Strip strip = Strip::of(format, i);
+    thread.load(strip, shared);
+    __syncthreads();
+    thread.write<P>(strip, shared, mean_grey, out + values_per_tile * blockIdx.x);
+    __syncthreads();
+  }
 }
 
 template <typename T>
@@ -62,13 +74,17 @@ void run(const Sample* samples, std::int64_t count, const Format& format, T* out
     const Sample* from = samples != nullptr ? samples + first : nullptr;
     if (samples == nullptr)
       part.tiles = format.tiles + tile_bytes * static_cast<std::size_t>(first);
-    if (format.crops) {
-      launch(kAction, {here, kCropThreads, stream}, crop_kernel<T>, from, part, values, to);
-    } else {
-      const std::size_t bytes = Strip::shared_words(format) * sizeof(std::uint32_t);
-      launch(kAction, {dim3(Strip::count(format), here), kStripThreads, stream, bytes},
-             strip_kernel<T>, from, part, values, to);
-    }
+    for_layout<T>(format, [&]<typename P>(P /*layout*/) {
+      if (format.crops) {
+        const std::size_t bytes = CropThread::Shared::words(format) * sizeof(std::uint32_t);
+        launch(kAction, {here, kCropThreads, stream, bytes}, crop_kernel<P>, from, part, values,
+               to);
+      } else {
+        const std::size_t bytes = SymmetryThread::shared_words(format) * sizeof(std::uint32_t);
+        launch(kAction, {dim3(Strip::count(format), here), kSymmetryThreads, stream, bytes},
+               symmetry_kernel<P>, from, part, values, to);
+      }
+    });
   }
 }
 

@@ -65,8 +65,7 @@ DeviceNetwork::DeviceNetwork(FusedNetwork network, torch::Device device, torch::
       device_(device),
       dtype_(dtype),
       blocks_(blocks_of(network_)),
-      transform_(network_.card.tile_px, network_.card.mean, network_.card.std, Augment::kNone, 0),
-      lookup_(torch::tensor(transform_.lookup()).to(device)) {
+      transform_(network_.card.tile_px, network_.card.mean, network_.card.std, Augment::kNone, 0) {
   const torch::InferenceMode guard;
   Layer& first = network_.layers.front();
   first.weight = blocked_weight(first.weight, blocks_);
@@ -89,8 +88,7 @@ Plan::Result DeviceNetwork::infer(std::span<const std::uint8_t> tiles) const {
   const auto of_host = torch::from_blob(const_cast<std::uint8_t*>(tiles.data()),
                                         {count, side, side, 3}, torch::kByte);
   const auto bytes = of_host.to(device_, /*non_blocking=*/true);
-  if (device_.is_cuda())
-    return infer(normalise_on_gpu(bytes, transform_, lookup_, blocks_, dtype_));
+  if (device_.is_cuda()) return infer(normalise_on_gpu(bytes, transform_, blocks_, dtype_));
   const auto values =
       (bytes.to(torch::kFloat) / 255 - torch::tensor(at::ArrayRef(transform_.mean()))) /
       torch::tensor(at::ArrayRef(transform_.std()));

@@ -54,11 +54,6 @@ DeviceTiles::DeviceTiles(TileDevice& device, const TileTransform& transform, con
       others_(catalog, {tiles_.begin() + static_cast<std::ptrdiff_t>(options.kept), tiles_.end()},
               transform.side_px(), options.host),
       tile_bytes_(static_cast<std::int64_t>(transform.values_per_tile())) {
-  const auto bytes = static_cast<std::int64_t>(transform.lookup().size() * sizeof(float));
-  const auto host = device_.allocate_pinned(bytes);
-  std::memcpy(host.mutable_data_ptr(), transform.lookup().data(), static_cast<std::size_t>(bytes));
-  lookup_ = device_.allocate(bytes);
-  device_.copy(host, lookup_, bytes, nullptr)->wait();
   upload_kept(catalog);
 }
 
@@ -139,8 +134,7 @@ class DeviceTiles::Stream : public InputStream {
     Batch batch;
     for (const Sample& sample : slot.batch) batch.tiles.push_back(sample.tile);
     const auto& transform = owner_.transform_;
-    gpu::Format format = gpu::format_of(transform, owner_.options_.blocks,
-                                        static_cast<const float*>(owner_.lookup_.const_data_ptr()));
+    gpu::Format format = gpu::format_of(transform, owner_.options_.blocks);
     format.crops = augmented_ && transform.augment() == Augment::kSample;
     batch.input = owner_.batch_of(std::ssize(slot.batch), format);
     if (!slot.batch.empty())

@@ -71,7 +71,6 @@ class DeviceTiles {
   Options options_;
   TileStore others_;  ///< the tiles that the device does not keep
   std::int64_t tile_bytes_;
-  torch::Tensor lookup_;      ///< float32 [256, 3] as bytes, on the device
   torch::Tensor kept_tiles_;  ///< [kept, side, side, 3] as bytes, on the device
   torch::Tensor batch_;       ///< the batch computed on is its first rows
 };

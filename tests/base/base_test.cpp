@@ -10,6 +10,7 @@
 #include <fstream>
 #include <set>
 
+#include "quadrat/base/bf16.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/files.h"
 #include "quadrat/base/folder_lock.h"
@@ -214,6 +215,14 @@ TEST(Text, csv_fields_are_quoted_where_needed) {
 
 TEST(Text, unprintable_bytes_are_shown_not_sent) {
   EXPECT_EQ(printable("a\x1b[2Jb"), "a\\x1b[2Jb");
+}
+
+TEST(Bf16, narrows_to_the_nearest_and_ties_to_even) {
+  EXPECT_EQ(bf16::narrow(1.0F), 0x3F80);
+  EXPECT_EQ(bf16::narrow(1.0F + 0x1p-8F), 0x3F80);             // a tie, to even
+  EXPECT_EQ(bf16::narrow(1.0F + 0x1p-8F + 0x1p-20F), 0x3F81);  // above it
+  EXPECT_EQ(bf16::narrow(1.0F + 3 * 0x1p-8F), 0x3F82);         // a tie, to even
+  EXPECT_EQ(bf16::narrow_pair(1.0F, 1.0F + 3 * 0x1p-8F), 0x3F823F80U);
 }
 
 TEST(Progress, durations_read_naturally) {

@@ -58,7 +58,6 @@ std::pair<torch::Tensor, torch::Tensor> augmented(
   std::vector<std::uint8_t> rgb(kCount * values);
   for (auto& byte : rgb) byte = static_cast<std::uint8_t>(random() >> 24);
   const auto tiles = on_gpu(rgb.data(), rgb.size());
-  const auto lookup = on_gpu(transform.lookup().data(), transform.lookup().size() * sizeof(float));
   auto expected = torch::empty({kCount, kSide, kSide, 3});
   std::vector<gpu::Sample> samples(kCount);
   for (std::size_t i = 0; i < samples.size(); ++i) {
@@ -69,8 +68,7 @@ std::pair<torch::Tensor, torch::Tensor> augmented(
                     expected.mutable_data_ptr<float>() + i * values);
   }
   const auto samples_there = on_gpu(samples.data(), samples.size() * sizeof(gpu::Sample));
-  gpu::Format format =
-      gpu::format_of(transform, blocks, static_cast<const float*>(lookup.const_data_ptr()));
+  gpu::Format format = gpu::format_of(transform, blocks);
   format.crops = augment == Augment::kSample;
   const auto type = element == gpu::Element::kBf16 ? torch::kBFloat16 : torch::kFloat;
   auto out = torch::full({kCount, blocks.side, blocks.side, blocks.channels}, std::nanf(""),

@@ -345,6 +345,36 @@ TEST(TileTransform, dihedral_gives_all_eight_symmetries_and_nothing_else) {
   EXPECT_EQ(seen, all);
 }
 
+TEST(TileTransform, draws_are_a_function_of_seed_epoch_and_sample) {
+  const TileTransform transform(16, {0, 0, 0}, {1, 1, 1}, Augment::kSample, 5);
+  EXPECT_EQ(transform.draw(1, 2).left_px, transform.draw(1, 2).left_px);
+  EXPECT_NE(transform.draw(1, 2).left_px, transform.draw(2, 2).left_px);
+  EXPECT_NE(transform.draw(1, 2).left_px, transform.draw(1, 3).left_px);
+  EXPECT_TRUE(transform.draw(1, 2).crops);
+  EXPECT_FALSE(TileTransform(16, {0, 0, 0}, {1, 1, 1}, Augment::kNone, 5).draw(1, 2).crops);
+}
+
+/// Each adjustment by the sample's own formula, one after the other.
+TEST(TileTransform, jitter_is_brightness_then_saturation_then_contrast) {
+  AugmentDraw draw;
+  draw.brightness = 1.1F;
+  draw.saturation = 0.9F;
+  draw.contrast = 1.15F;
+  const double mean = 90;
+  const augment::Jitter jitter = augment::jitter_of(draw, static_cast<float>(mean));
+  for (const augment::Rgb& pixel : {augment::Rgb{10, 100, 200}, augment::Rgb{250, 3, 90}}) {
+    const double grey = 0.299 * pixel.r + 0.587 * pixel.g + 0.114 * pixel.b;
+    for (const double value : {pixel.r, pixel.g, pixel.b}) {
+      const double bright = 1.1 * value, bright_grey = 1.1 * grey;
+      const double saturated = bright_grey + 0.9 * (bright - bright_grey);
+      const double contrasted = 1.1 * mean + 1.15 * (saturated - 1.1 * mean);
+      // Seven roundings of numbers below 512.
+      EXPECT_NEAR(augment::jittered(static_cast<float>(value), augment::grey_of(pixel), jitter),
+                  std::clamp(contrasted, 0.0, 255.0), 7 * 512 * 0x1p-24);
+    }
+  }
+}
+
 TEST(TileTransform, sample_augmentation_stays_near_a_flat_tile) {
   const TileTransform transform(16, {0, 0, 0}, {1, 1, 1}, Augment::kSample, 3);
   const std::vector<std::uint8_t> grey(16 * 16 * 3, 100);

@@ -193,15 +193,14 @@ TEST_F(DeviceTilesTest, batches_are_the_cpus_whatever_the_device_keeps) {
 TEST_F(DeviceTilesTest, what_is_kept_is_copied_once) {
   LazyDevice device(transform_, 0);
   const auto tile_bytes = static_cast<std::int64_t>(transform_.values_per_tile());
-  const std::int64_t lookup_bytes = 256 * 3 * sizeof(float);
   DeviceTiles on_device(device, transform_, catalog_, tiles(),
                         {29, {}, gpu::Element::kFloat32, InputBlocks::plain(kSide), 2});
-  EXPECT_EQ(device.copied_bytes(), 29 * tile_bytes + lookup_bytes);
+  EXPECT_EQ(device.copied_bytes(), 29 * tile_bytes);
   std::int64_t rows = 0;
   const auto stream = on_device.stream(true, samples, {0, 10});
   for (std::int64_t step = 0; step < 10; ++step) rows += stream->next().input.size(0);
   EXPECT_EQ(device.copied_bytes(),
-            29 * tile_bytes + lookup_bytes + rows * static_cast<std::int64_t>(sizeof(gpu::Sample)));
+            29 * tile_bytes + rows * static_cast<std::int64_t>(sizeof(gpu::Sample)));
 }
 
 TEST_F(DeviceTilesTest, a_stream_may_be_left_early_and_another_follow) {

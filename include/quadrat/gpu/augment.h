@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "quadrat/gpu/element.h"
@@ -18,31 +19,26 @@ struct Sample {
 /// What all samples of a batch have in common.
 struct Format {
   std::uint32_t side_px = 0;
-  InputBlocks blocks;             ///< of 1, 2 or 4 pixels
-  bool crops = false;             ///< whether any sample's draw does
-  augment::Rgb mean{}, std{};     ///< in units of full scale
-  const float* lookup = nullptr;  ///< TileTransform::lookup() in the GPU's memory
+  InputBlocks blocks;  ///< of 1, 2 or 4 pixels
+  bool crops = false;  ///< whether any sample's draw does
+  augment::Normal normal[3];
   /// Where there are no samples: [count, side, side, 3] in the GPU's memory, taken as they are.
   const std::uint8_t* tiles = nullptr;
 };
 
 /// What a transform and a layout leave no choice about.
-/// @param lookup transform.lookup(), in the GPU's memory
-inline Format format_of(const TileTransform& transform, const InputBlocks& blocks,
-                        const float* lookup) {
+inline Format format_of(const TileTransform& transform, const InputBlocks& blocks) {
   Format format;
   format.side_px = transform.side_px();
   format.blocks = blocks;
-  format.mean = {transform.mean()[0], transform.mean()[1], transform.mean()[2]};
-  format.std = {transform.std()[0], transform.std()[1], transform.std()[2]};
-  format.lookup = lookup;
+  std::copy(transform.normal().begin(), transform.normal().end(), format.normal);
   return format;
 }
 
 /// Augments, normalises and lays out a batch as TileTransform::apply does, by one kernel: reads
 /// uint8, writes [count, 3, side, side] channels-last, or the blocks' [count, channels, side,
 /// side]. Queued on `stream`; returns at once. Without a crop float32 is TileTransform's to the
-/// bit; in a crop the mean grey is summed in another order (see augment_block.h); bf16 is float32
+/// bit; in a crop the mean grey is summed in another order; bf16 is float32
 /// rounded to nearest, ties to even.
 /// @param samples [count] in the GPU's memory, or null; `out` is there too, aligned to 16 bytes
 /// @throws DeviceError where the kernel cannot be launched

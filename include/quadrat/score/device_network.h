@@ -37,7 +37,6 @@ class DeviceNetwork {
   torch::ScalarType dtype_;
   InputBlocks blocks_;
   TileTransform transform_;
-  torch::Tensor lookup_;  ///< the transform's, float32 [256, 3], on the device
 };
 
 }  // namespace quadrat::score

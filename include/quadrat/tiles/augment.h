@@ -47,8 +47,7 @@ class TileTransform {
   Augment augment() const { return augment_; }
   const std::array<float, 3>& mean() const { return mean_; }
   const std::array<float, 3>& std() const { return std_; }
-  /// [256, 3]: the normalised value of a byte in each channel.
-  const std::vector<float>& lookup() const { return lookup_; }
+  const std::array<augment::Normal, 3>& normal() const { return normal_; }
 
  private:
   void dihedral(std::uint32_t symmetry, const std::uint8_t* rgb, float* out) const;
@@ -59,7 +58,8 @@ class TileTransform {
   std::uint64_t seed_;
   std::array<float, 3> mean_;
   std::array<float, 3> std_;
-  std::vector<float> lookup_;
+  std::array<augment::Normal, 3> normal_;
+  std::vector<float> lookup_;  // [256, 3]: the normalised value of a byte in each channel
 };
 
 }  // namespace quadrat

@@ -65,46 +65,75 @@ QUADRAT_HOST_DEVICE inline Tap tap_of(float origin, float scale, std::uint32_t i
   return {low, low + 1 < side ? low + 1 : side - 1, at - static_cast<float>(low)};
 }
 
+/// a b + c, rounded once: an instruction on every GPU, and on CPUs since 2013.
+QUADRAT_HOST_DEVICE inline float multiply_add(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return fmaf(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
+
 QUADRAT_HOST_DEVICE inline float blend(float low, float high, float weight_of_high) {
-  return low * (1 - weight_of_high) + high * weight_of_high;
+  return multiply_add(weight_of_high, high - low, low);
 }
 
 struct Rgb {
   float r, g, b;
 };
 
-/// A pixel of the crop, 0 to 255 and beyond by what brightness adds. @param upper,lower the rows of
-/// `row.low` and `row.high`
-QUADRAT_HOST_DEVICE inline Rgb cropped(const std::uint8_t* upper, const std::uint8_t* lower,
-                                       const Tap& row, const Tap& column, float brightness) {
-  const std::uint8_t* a = upper + 3 * static_cast<std::size_t>(column.low);
-  const std::uint8_t* b = upper + 3 * static_cast<std::size_t>(column.high);
-  const std::uint8_t* c = lower + 3 * static_cast<std::size_t>(column.low);
-  const std::uint8_t* d = lower + 3 * static_cast<std::size_t>(column.high);
-  const auto value = [&](int channel) {
-    const float above = blend(a[channel], b[channel], column.weight);
-    const float below = blend(c[channel], d[channel], column.weight);
-    return brightness * blend(above, below, row.weight);
-  };
-  return {value(0), value(1), value(2)};
+inline Rgb rgb_of(const std::uint8_t* bytes) {
+  return {static_cast<float>(bytes[0]), static_cast<float>(bytes[1]), static_cast<float>(bytes[2])};
+}
+
+QUADRAT_HOST_DEVICE inline Rgb blend(const Rgb& low, const Rgb& high, float weight_of_high) {
+  return {blend(low.r, high.r, weight_of_high), blend(low.g, high.g, weight_of_high),
+          blend(low.b, high.b, weight_of_high)};
 }
 
 /// Rec. 601 luma, what saturation is measured against.
 QUADRAT_HOST_DEVICE inline float grey_of(const Rgb& pixel) {
-  return 0.299F * pixel.r + 0.587F * pixel.g + 0.114F * pixel.b;
+  return multiply_add(0.299F, pixel.r, multiply_add(0.587F, pixel.g, 0.114F * pixel.b));
 }
 
-/// @param grey of the pixel @param mean_grey of the crop
-QUADRAT_HOST_DEVICE inline float jittered(float value, float grey, float mean_grey,
-                                          const AugmentDraw& draw) {
-  const float saturated = grey + draw.saturation * (value - grey);
-  const float contrasted = mean_grey + draw.contrast * (saturated - mean_grey);
-  return contrasted < 0.0F ? 0.0F : (255.0F < contrasted ? 255.0F : contrasted);
+/// Brightness, saturation and contrast, one after the other, of a value from 0 to 255: all are
+/// linear, so that together they are a product and a sum.
+struct Jitter {
+  float gain, grey_gain, offset;
+};
+
+/// brightness b makes b v; saturation s, with the pixel's grey g: b g + s (b v - b g); contrast c,
+/// with the crop's mean m: b m + c (that - b m). @param mean_grey m, before any of it
+QUADRAT_HOST_DEVICE inline Jitter jitter_of(const AugmentDraw& draw, float mean_grey) {
+  const float both = draw.brightness * draw.contrast;
+  return {both * draw.saturation, both * (1 - draw.saturation),
+          (1 - draw.contrast) * (draw.brightness * mean_grey)};
 }
 
-/// @param value 0 to 255 @param mean,std in units of full scale
-QUADRAT_HOST_DEVICE inline float normalised(float value, float mean, float std) {
-  return (value / 255.0F - mean) / std;
+/// @param grey of the pixel
+QUADRAT_HOST_DEVICE inline float jittered(float value, float grey, const Jitter& jitter) {
+  const float changed =
+      multiply_add(jitter.gain, value, multiply_add(jitter.grey_gain, grey, jitter.offset));
+#if defined(__CUDA_ARCH__)
+  return fminf(fmaxf(changed, 0.0F), 255.0F);  // an instruction each
+#else
+  return changed < 0.0F ? 0.0F : (255.0F < changed ? 255.0F : changed);
+#endif
+}
+
+/// (value / 255 - mean) / std as a product and a sum.
+struct Normal {
+  float scale = 1, offset = 0;
+};
+
+/// @param mean,std in units of full scale
+inline Normal normal_of(double mean, double std) {
+  return {static_cast<float>(1 / (255 * std)), static_cast<float>(-mean / std)};
+}
+
+/// @param value 0 to 255
+QUADRAT_HOST_DEVICE inline float normalised(float value, const Normal& normal) {
+  return multiply_add(value, normal.scale, normal.offset);
 }
 
 }  // namespace augment

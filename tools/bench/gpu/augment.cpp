@@ -85,9 +85,8 @@ int main() {
     for (std::size_t i = 0; i < kTiles; ++i)
       samples[i] = {tiles + i * kValues, transform.draw(1, i)};
     const auto* there = on_card(samples);
-    const float* lookup = on_card(transform.lookup());
     for (const Layout& layout : layouts) {
-      quadrat::gpu::Format format = quadrat::gpu::format_of(transform, layout.blocks, lookup);
+      quadrat::gpu::Format format = quadrat::gpu::format_of(transform, layout.blocks);
       format.crops = augment == quadrat::Augment::kSample;
       const std::size_t values =
           kTiles * layout.blocks.side * layout.blocks.side * layout.blocks.channels;
