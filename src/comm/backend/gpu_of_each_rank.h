@@ -13,7 +13,8 @@
 namespace quadrat::comm {
 
 /// Two ranks on one GPU would wait for each other inside NCCL for ever; say so before it is asked.
-/// Collective. @param gpu what no other GPU has: this rank's @throws Error of kDevice, on every rank
+/// Collective. @param gpu what no other GPU has: this rank's @throws Error of kDevice, on every
+/// rank
 inline void require_a_gpu_for_each_rank(const mpi::Communicator& ranks, const Bytes& gpu) {
   const std::vector<Bytes> all = ranks.gather(gpu);
   mpi::together(ranks, [&] {
