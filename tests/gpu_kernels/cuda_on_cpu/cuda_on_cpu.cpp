@@ -82,16 +82,17 @@ void fiber_main() {
   leave(*running);
 }
 
+void begin(Fiber& fiber, unsigned i) {
+  fiber.is_done = false;
+  fiber.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_size = kStackBytes;
+  makecontext(&fiber.context, fiber_main, 0);
+}
+
 void run_block(const std::vector<unsigned>& order) {
-  for (unsigned i = 0; i < order.size(); ++i) {
-    Fiber& fiber = fibers[i];
-    fiber.is_done = false;
-    fiber.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    makecontext(&fiber.context, fiber_main, 0);
-  }
+  for (const unsigned i : order) begin(fibers[i], i);
   for (bool any = true; any;) {
     any = false;
     for (const unsigned i : order) {
