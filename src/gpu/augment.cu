@@ -8,11 +8,10 @@ namespace quadrat::gpu {
 namespace {
 
 constexpr const char* kAction = "augment tiles on the GPU";
-/// A multiple of 12, as SymmetryThread wants it.
 constexpr unsigned kSymmetryThreads = 192;
 constexpr unsigned kSymmetryBlocks = 6;  // at once on a processor
-/// A power of two, as the pairwise sum wants it.
 constexpr unsigned kCropThreads = 256;
+static_assert((kCropThreads & (kCropThreads - 1)) == 0, "the pairwise sum wants a power of two");
 constexpr unsigned kCropBlocks = 4;
 
 /// A block a strip of a tile.
@@ -36,8 +35,9 @@ template <typename P>
 __global__ void __launch_bounds__(kCropThreads, kCropBlocks)
     crop_kernel(const Sample* samples, Format format, std::size_t values_per_tile,
                 typename P::Value* out) {
-  __shared__ double sums[kCropThreads];
-  const CropThread::Shared shared(static_cast<std::uint32_t*>(launch_memory()), format.side_px);
+  auto* sums = static_cast<double*>(launch_memory());
+  const CropThread::Shared shared(reinterpret_cast<std::uint32_t*>(sums + kCropThreads),
+                                  format.side_px);
   const Sample sample = samples[blockIdx.x];
   const CropThread thread(sample, format, {threadIdx.x, kCropThreads});
   thread.make_tables(shared);
@@ -76,10 +76,12 @@ void run(const Sample* samples, std::int64_t count, const Format& format, T* out
       part.tiles = format.tiles + tile_bytes * static_cast<std::size_t>(first);
     for_layout<T>(format, [&]<typename P>(P /*layout*/) {
       if (format.crops) {
-        const std::size_t bytes = CropThread::Shared::words(format) * sizeof(std::uint32_t);
+        const std::size_t bytes = kCropThreads * sizeof(double) +
+                                  CropThread::Shared::words(format) * sizeof(std::uint32_t);
         launch(kAction, {here, kCropThreads, stream, bytes}, crop_kernel<P>, from, part, values,
                to);
       } else {
+        static_assert(kSymmetryThreads % P::kStores == 0);
         const std::size_t bytes = SymmetryThread::shared_words(format) * sizeof(std::uint32_t);
         launch(kAction, {dim3(Strip::count(format), here), kSymmetryThreads, stream, bytes},
                symmetry_kernel<P>, from, part, values, to);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cuda_bf16.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -18,13 +20,9 @@ struct Bf16 {
 };
 
 /// From the GPU's own memory, which nobody writes to meanwhile. @param from 4 bytes, aligned
-QUADRAT_HOST_DEVICE inline std::uint32_t loaded_word(const std::uint8_t* from) {
+__device__ inline std::uint32_t loaded_word(const std::uint8_t* from) {
   using Word __attribute__((may_alias)) = std::uint32_t;
-#if defined(__CUDA_ARCH__)
   return __ldg(reinterpret_cast<const Word*>(from));
-#else
-  return *reinterpret_cast<const Word*>(from);
-#endif
 }
 
 /// Which of the block's threads this is.
@@ -35,14 +33,14 @@ struct Thread {
 /// Goes over a rectangle, row by row, in steps of so many places. Divides only at the start.
 class Steps {
  public:
-  QUADRAT_HOST_DEVICE Steps(std::uint32_t start, std::uint32_t step, std::uint32_t columns)
+  __device__ Steps(std::uint32_t start, std::uint32_t step, std::uint32_t columns)
       : row(start / columns),
         column(start % columns),
         rows_(step / columns),
         columns_(step % columns),
         of_(columns) {}
 
-  QUADRAT_HOST_DEVICE void next() {
+  __device__ void next() {
     row += rows_;
     column += columns_;
     if (column < of_) return;
@@ -68,8 +66,8 @@ struct Group {
 
 /// @param kWhole whether all rows are whole groups, and so begin with a whole word
 template <bool kWhole>
-QUADRAT_HOST_DEVICE Group group_at(const std::uint8_t* tile, std::uint32_t side, std::uint32_t row,
-                                   std::uint32_t column) {
+__device__ Group group_at(const std::uint8_t* tile, std::uint32_t side, std::uint32_t row,
+                          std::uint32_t column) {
   const std::uint8_t* from = tile + 3 * (row * side + column);
   Group group{};
   if constexpr (kWhole) {
@@ -86,9 +84,8 @@ QUADRAT_HOST_DEVICE Group group_at(const std::uint8_t* tile, std::uint32_t side,
 }
 
 template <bool kWhole, typename Body>
-QUADRAT_HOST_DEVICE void for_groups_of(const std::uint8_t* tile, std::uint32_t side,
-                                       const Region& region, const Thread& thread,
-                                       const Body& body) {
+__device__ void for_groups_of(const std::uint8_t* tile, std::uint32_t side, const Region& region,
+                              const Thread& thread, const Body& body) {
   constexpr std::uint32_t kAtOnce = 4;  // loads under way together
   Steps at(thread.index, thread.of, region.groups);
   const std::uint32_t count = region.rows * region.groups;
@@ -111,8 +108,8 @@ QUADRAT_HOST_DEVICE void for_groups_of(const std::uint8_t* tile, std::uint32_t s
 
 /// body(row, column, group) for this thread's groups; what of a group is beyond the tile is black.
 template <typename Body>
-QUADRAT_HOST_DEVICE void for_groups(const std::uint8_t* tile, std::uint32_t side,
-                                    const Region& region, const Thread& thread, const Body& body) {
+__device__ void for_groups(const std::uint8_t* tile, std::uint32_t side, const Region& region,
+                           const Thread& thread, const Body& body) {
   if (side % 4 == 0) {
     for_groups_of<true>(tile, side, region, thread, body);
   } else {
@@ -131,7 +128,7 @@ struct Position {
   static constexpr std::uint32_t kStores = kChannels / kValuesAtOnce;
 
   /// Positions in a row of a tile's.
-  QUADRAT_HOST_DEVICE static std::uint32_t across(const Format& format) {
+  __device__ static std::uint32_t across(const Format& format) {
     return kDown == 1 ? format.side_px / kAcross : format.blocks.side;
   }
 };
@@ -156,22 +153,24 @@ struct __attribute__((may_alias, aligned(16))) Store {
   std::uint32_t words[4];
 };
 
-QUADRAT_HOST_DEVICE inline Store packed(const float (&values)[4]) {
+__device__ inline Store packed(const float (&values)[4]) {
   Store store;
   memcpy(&store, values, sizeof store);
   return store;
 }
 
-QUADRAT_HOST_DEVICE inline Store packed(const float (&values)[8]) {
+__device__ inline Store packed(const float (&values)[8]) {
   Store store;
   QUADRAT_UNROLL
-  for (std::uint32_t i = 0; i < 4; ++i)
-    store.words[i] = bf16::narrow_pair(values[2 * i], values[2 * i + 1]);
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(values[2 * i], values[2 * i + 1]);
+    memcpy(&store.words[i], &pair, sizeof pair);
+  }
   return store;
 }
 
-QUADRAT_HOST_DEVICE inline void put(float value, float* out) { *out = value; }
-QUADRAT_HOST_DEVICE inline void put(float value, Bf16* out) { out->bits = bf16::narrow(value); }
+__device__ inline void put(float value, float* out) { *out = value; }
+__device__ inline void put(float value, Bf16* out) { out->bits = bf16::narrow(value); }
 
 /// Rows of a tile's positions that a block takes at once.
 struct Strip {
@@ -180,13 +179,13 @@ struct Strip {
   std::uint32_t first = 0, last = 0;        ///< positions
   std::uint32_t first_px = 0, last_px = 0;  ///< their rows that lie in the tile
 
-  QUADRAT_HOST_DEVICE static std::uint32_t rows(const Format& format) {
+  __host__ __device__ static std::uint32_t rows(const Format& format) {
     return kPixels / format.blocks.block_px;
   }
-  QUADRAT_HOST_DEVICE static std::uint32_t count(const Format& format) {
+  __host__ __device__ static std::uint32_t count(const Format& format) {
     return (format.blocks.side + rows(format) - 1) / rows(format);
   }
-  QUADRAT_HOST_DEVICE static Strip of(const Format& format, std::uint32_t index) {
+  __device__ static Strip of(const Format& format, std::uint32_t index) {
     const std::uint32_t first = index * rows(format), last = first + rows(format);
     Strip strip;
     strip.first = first;
@@ -197,7 +196,7 @@ struct Strip {
   }
 
  private:
-  QUADRAT_HOST_DEVICE static std::uint32_t in_tile(const Format& format, std::uint32_t position) {
+  __device__ static std::uint32_t in_tile(const Format& format, std::uint32_t position) {
     const InputBlocks& blocks = format.blocks;
     const std::uint32_t pixel = position * blocks.block_px;
     const std::uint32_t inside = pixel > blocks.before_px ? pixel - blocks.before_px : 0;
@@ -207,11 +206,11 @@ struct Strip {
 
 /// Words of a row of pixels in shared memory that groups are stored to at once: whole groups, and
 /// one more, so that rows begin in different banks.
-QUADRAT_HOST_DEVICE inline std::uint32_t pitch_of_groups(std::uint32_t groups) {
+__host__ __device__ inline std::uint32_t pitch_of_groups(std::uint32_t groups) {
   return 4 * groups + 4;
 }
 
-QUADRAT_HOST_DEVICE inline std::uint32_t groups_of(std::uint32_t pixels) {
+__host__ __device__ inline std::uint32_t groups_of(std::uint32_t pixels) {
   return (pixels + 3) / 4;
 }
 

@@ -9,7 +9,7 @@ namespace quadrat::gpu {
 class CropThread {
  public:
   /// The source pixel low, and the next one with this weight. At the tile's edge that is 0, and
-  /// what lies in memory there is read and counts for nothing.
+  /// whatever word lies in memory there is read: three bytes, 0 times which is 0.
   struct Tap {
     std::uint32_t low;
     float weight;
@@ -19,7 +19,7 @@ class CropThread {
   class Shared {
    public:
     /// @param words words(format) of them
-    QUADRAT_HOST_DEVICE Shared(std::uint32_t* words, std::uint32_t side)
+    __device__ Shared(std::uint32_t* words, std::uint32_t side)
         : rows(reinterpret_cast<Tap*>(words)),
           columns(rows + side),
           pixels(words + 4 * std::size_t{side}),
@@ -38,7 +38,7 @@ class CropThread {
     float* column_weights;
   };
 
-  QUADRAT_HOST_DEVICE CropThread(const Sample& sample, const Format& format, const Thread& thread)
+  __device__ CropThread(const Sample& sample, const Format& format, const Thread& thread)
       : sample_(sample),
         format_(format),
         side_(format.side_px),
@@ -48,7 +48,7 @@ class CropThread {
         pitch_(pitch_of_groups(region_.groups)) {}
 
   /// The first step: tables of taps and weights.
-  QUADRAT_HOST_DEVICE void make_tables(const Shared& shared) const {
+  __device__ void make_tables(const Shared& shared) const {
     const AugmentDraw& draw = sample_.draw;
     // A row's last group may end beyond the tile, where weights are 0.
     for (std::uint32_t i = thread_.index; i < 4 * groups_of(side_); i += thread_.of) {
@@ -66,7 +66,7 @@ class CropThread {
   /// it, added up one after the other. The order of the whole sum: pixels thread, thread + threads,
   /// ... in float32; then threads pairwise in float64, the upper half onto the lower until one is
   /// left (add_pairwise).
-  QUADRAT_HOST_DEVICE float grey(const Shared& shared) const {
+  __device__ float grey(const Shared& shared) const {
     float sum = 0;
     for_groups(sample_.rgb, side_, region_, thread_,
                [&](std::uint32_t row, std::uint32_t column, const Group& group) {
@@ -81,7 +81,7 @@ class CropThread {
   }
 
   /// Strip after strip: what it is made of,
-  QUADRAT_HOST_DEVICE void load(const Strip& strip, const Shared& shared) const {
+  __device__ void load(const Strip& strip, const Shared& shared) const {
     const Region region = region_of(strip, shared);
     for_groups(sample_.rgb, side_, region, thread_,
                [&](std::uint32_t row, std::uint32_t column, const Group& group) {
@@ -94,8 +94,8 @@ class CropThread {
 
   /// and its positions. @param mean_grey of the crop @param out the tile's positions
   template <typename P>
-  QUADRAT_HOST_DEVICE void write(const Strip& strip, const Shared& shared, float mean_grey,
-                                 typename P::Value* out) const {
+  __device__ void write(const Strip& strip, const Shared& shared, float mean_grey,
+                        typename P::Value* out) const {
     if constexpr (P::kPixels == 1) {
       write_pixels(strip, shared, mean_grey, out);
     } else {
@@ -110,16 +110,16 @@ class CropThread {
     augment::Rgb pixels[kAcross];
   };
 
-  QUADRAT_HOST_DEVICE static augment::Rgb rgb_of(std::uint32_t word) {
+  __device__ static augment::Rgb rgb_of(std::uint32_t word) {
     return {static_cast<float>(word & 0xFFU), static_cast<float>(word >> 8 & 0xFFU),
             static_cast<float>(word >> 16)};
   }
 
-  QUADRAT_HOST_DEVICE augment::Tap tap_of(float origin, std::uint32_t i) const {
+  __device__ augment::Tap tap_of(float origin, std::uint32_t i) const {
     return augment::tap_of(origin, scale_, i, side_);
   }
 
-  QUADRAT_HOST_DEVICE Region region_of(const AugmentDraw& draw) const {
+  __device__ Region region_of(const AugmentDraw& draw) const {
     const std::uint32_t top = tap_of(draw.top_px, 0).low;
     const std::uint32_t bottom = tap_of(draw.top_px, side_ - 1).high + 1;
     const std::uint32_t first = tap_of(draw.left_px, 0).low / 4;
@@ -127,7 +127,7 @@ class CropThread {
     return {top, bottom - top, first, last - first};
   }
 
-  QUADRAT_HOST_DEVICE Region region_of(const Strip& strip, const Shared& shared) const {
+  __device__ Region region_of(const Strip& strip, const Shared& shared) const {
     if (strip.first_px == strip.last_px) return {0, 0, region_.first_group, 1};
     const std::uint32_t top = shared.rows[strip.first_px].low;
     const std::uint32_t end = shared.rows[strip.last_px - 1].low + 2;
@@ -135,7 +135,7 @@ class CropThread {
   }
 
   /// How much of the output's rows or columns a source pixel is.
-  QUADRAT_HOST_DEVICE float weight_of(float origin, std::uint32_t source) const {
+  __device__ float weight_of(float origin, std::uint32_t source) const {
     // Outputs between the pixel's neighbours, and one more for rounding and for each edge.
     constexpr float kMost = 2 / static_cast<float>(augment::kCropSide) + 3;
     const float first = (static_cast<float>(source) - 0.5F - origin) / scale_ - 0.5F - 1;
@@ -151,8 +151,7 @@ class CropThread {
 
   /// @param columns the taps of the line's pixels
   template <std::uint32_t kAcross>
-  QUADRAT_HOST_DEVICE Line<kAcross> line_of(const std::uint32_t* row,
-                                            const Tap (&columns)[kAcross]) const {
+  __device__ Line<kAcross> line_of(const std::uint32_t* row, const Tap (&columns)[kAcross]) const {
     Line<kAcross> line;
     QUADRAT_UNROLL
     for (std::uint32_t i = 0; i < kAcross; ++i) {
@@ -163,8 +162,7 @@ class CropThread {
     return line;
   }
 
-  QUADRAT_HOST_DEVICE augment::Rgb finished(const augment::Rgb& pixel,
-                                            const augment::Jitter& jitter) const {
+  __device__ augment::Rgb finished(const augment::Rgb& pixel, const augment::Jitter& jitter) const {
     const float grey = augment::grey_of(pixel);
     return {augment::normalised(augment::jittered(pixel.r, grey, jitter), format_.normal[0]),
             augment::normalised(augment::jittered(pixel.g, grey, jitter), format_.normal[1]),
@@ -172,8 +170,8 @@ class CropThread {
   }
 
   template <typename P>
-  QUADRAT_HOST_DEVICE void write_positions(const Strip& strip, const Shared& shared,
-                                           float mean_grey, typename P::Value* out) const {
+  __device__ void write_positions(const Strip& strip, const Shared& shared, float mean_grey,
+                                  typename P::Value* out) const {
     constexpr std::uint32_t kAcross = P::kAcross, kDown = P::kDown;
     constexpr std::uint32_t kValues = P::kValuesAtOnce;
     const augment::Jitter jitter = augment::jitter_of(sample_.draw, mean_grey);
@@ -237,8 +235,8 @@ class CropThread {
 
   /// Where rows are no whole groups.
   template <typename T>
-  QUADRAT_HOST_DEVICE void write_pixels(const Strip& strip, const Shared& shared, float mean_grey,
-                                        T* out) const {
+  __device__ void write_pixels(const Strip& strip, const Shared& shared, float mean_grey,
+                               T* out) const {
     const augment::Jitter jitter = augment::jitter_of(sample_.draw, mean_grey);
     // Of the source's first column, which may lie before what is loaded.
     const Region region = region_of(strip, shared);
@@ -268,8 +266,7 @@ class CropThread {
 
 /// One thread's part of a round of the pairwise sum: rounds run with `half` = threads / 2,
 /// threads / 4, ..., 1, a barrier between them, and leave the sum in sums[0].
-QUADRAT_HOST_DEVICE inline void add_pairwise(double* sums, std::uint32_t thread,
-                                             std::uint32_t half) {
+__device__ inline void add_pairwise(double* sums, std::uint32_t thread, std::uint32_t half) {
   if (thread < half) sums[thread] += sums[thread + half];
 }
 

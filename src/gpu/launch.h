@@ -12,17 +12,30 @@ struct Launch {
   std::size_t shared_bytes = 0;
 };
 
+/// What is thrown is not to be found again, as the last error, by whoever asks CUDA next.
+inline void check_launch(const char* action, cudaError_t error) {
+  if (error != cudaSuccess) static_cast<void>(cudaGetLastError());
+  check(error, action);
+}
+
+/// Above it CUDA wants to be asked, with what a kernel's own arrays take in it.
+inline constexpr std::size_t kSharedWithoutAsking = std::size_t{40} << 10;
+
 /// Queues kernel(arguments...): what <<<>>> does, in C++, so that tests compile kernels for the CPU
 /// too. @param action as check()'s @throws DeviceError
 template <typename... Parameters>
 void launch(const char* action, const Launch& how, void (*kernel)(Parameters...),
             std::type_identity_t<Parameters>... arguments) {
+  if (how.shared_bytes > kSharedWithoutAsking) {
+    check_launch(action, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                              static_cast<int>(how.shared_bytes)));
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = how.blocks;
   config.blockDim = how.threads;
   config.dynamicSmemBytes = how.shared_bytes;
   config.stream = how.stream;
-  check(cudaLaunchKernelEx(&config, kernel, arguments...), action);
+  check_launch(action, cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
 /// In a kernel: the launch's shared_bytes.

@@ -8,9 +8,9 @@ namespace quadrat::gpu {
 /// kernel has a barrier.
 class SymmetryThread {
  public:
-  /// @param thread `of` a multiple of 12: a thread's stores are alike in each of its positions
-  QUADRAT_HOST_DEVICE SymmetryThread(const Sample& sample, const Format& format, const Strip& strip,
-                                     const Thread& thread)
+  /// @param thread `of` a multiple of the stores of a position: a thread's are alike in each
+  __device__ SymmetryThread(const Sample& sample, const Format& format, const Strip& strip,
+                            const Thread& thread)
       : sample_(sample),
         format_(format),
         strip_(strip),
@@ -36,7 +36,7 @@ class SymmetryThread {
   }
 
   /// The strip's pixels, [row - origin_px, pitch], from rows or columns of the tile.
-  QUADRAT_HOST_DEVICE void load(std::uint32_t* pixels) const {
+  __device__ void load(std::uint32_t* pixels) const {
     if (transposes_) {
       const std::uint32_t next = mirrors_columns_ ? 0U - pitch_ : pitch_;
       for_groups(sample_.rgb, side_, region_, thread_,
@@ -67,7 +67,7 @@ class SymmetryThread {
 
   /// The strip's positions, once all of the block's threads have loaded. @param out the tile's
   template <typename P>
-  QUADRAT_HOST_DEVICE void write(const std::uint32_t* pixels, typename P::Value* out) const {
+  __device__ void write(const std::uint32_t* pixels, typename P::Value* out) const {
     if constexpr (P::kPixels == 1) {
       write_pixels(pixels, out);
     } else {
@@ -78,8 +78,7 @@ class SymmetryThread {
  private:
   /// A thread writes the same 16 bytes of each of its positions, threads side by side whole lines.
   template <typename P>
-  QUADRAT_HOST_DEVICE void write_positions(const std::uint32_t* pixels,
-                                           typename P::Value* out) const {
+  __device__ void write_positions(const std::uint32_t* pixels, typename P::Value* out) const {
     constexpr std::uint32_t kAcross = P::kAcross, kDown = P::kDown;
     constexpr std::uint32_t kValues = P::kValuesAtOnce, kNeeded = (kValues + 2 + 2) / 3;
     constexpr std::uint32_t kAll = (1U << kValues) - 1;
@@ -140,9 +139,8 @@ class SymmetryThread {
 
   /// The bytes of the pixels, one after the other from byte `phase` on.
   template <std::uint32_t kNeeded, std::uint32_t kValues>
-  QUADRAT_HOST_DEVICE static void normalise(const std::uint32_t (&rgb)[kNeeded],
-                                            std::uint32_t phase, const augment::Normal (&normal)[3],
-                                            float (&values)[kValues]) {
+  __device__ static void normalise(const std::uint32_t (&rgb)[kNeeded], std::uint32_t phase,
+                                   const augment::Normal (&normal)[3], float (&values)[kValues]) {
     constexpr std::uint32_t kWords = (3 * kNeeded + 3) / 4;
     std::uint32_t bytes[kWords + 1] = {};
     QUADRAT_UNROLL
@@ -165,7 +163,7 @@ class SymmetryThread {
 
   /// Where rows are no whole groups.
   template <typename T>
-  QUADRAT_HOST_DEVICE void write_pixels(const std::uint32_t* pixels, T* out) const {
+  __device__ void write_pixels(const std::uint32_t* pixels, T* out) const {
     for (std::uint32_t i = strip_.first * side_ + thread_.index; i < strip_.last * side_;
          i += thread_.of) {
       const std::uint32_t rgb = pixels[(i / side_ - origin_px_) * pitch_ + i % side_];
@@ -177,11 +175,12 @@ class SymmetryThread {
   }
 
   /// Odd, so that a column's pixels lie in different banks of shared memory.
-  QUADRAT_HOST_DEVICE static std::uint32_t pitch_of_columns(std::uint32_t side) {
+  __host__ __device__ static std::uint32_t pitch_of_columns(std::uint32_t side) {
     return side | 1U;
   }
 
-  QUADRAT_HOST_DEVICE Region region_of(const Strip& strip) const {
+  __device__ Region region_of(const Strip& strip) const {
+    if (strip.first_px == strip.last_px) return {0, 0, 0, 1};  // all of it is padding
     std::uint32_t first = strip.first_px, last = strip.last_px;
     if (transposes_ ? mirrors_columns_ : mirrors_rows_) {
       first = side_ - strip.last_px;

@@ -14,9 +14,9 @@ namespace {
 // The sample's own radius of brightness, contrast and saturation.
 constexpr double kJitter = 0.2;
 
-// Compiled twice where the compiler can: a processor that multiplies and adds at once is several
-// times as quick at it, and the other has the same bits.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// Compiled twice where GCC 12 or newer does it: a processor that multiplies and adds at once is
+// several times as quick at it, and the other has the same bits.
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
 #define QUADRAT_ALSO_FOR_FMA __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define QUADRAT_ALSO_FOR_FMA

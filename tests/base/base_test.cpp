@@ -222,7 +222,6 @@ TEST(Bf16, narrows_to_the_nearest_and_ties_to_even) {
   EXPECT_EQ(bf16::narrow(1.0F + 0x1p-8F), 0x3F80);             // a tie, to even
   EXPECT_EQ(bf16::narrow(1.0F + 0x1p-8F + 0x1p-20F), 0x3F81);  // above it
   EXPECT_EQ(bf16::narrow(1.0F + 3 * 0x1p-8F), 0x3F82);         // a tie, to even
-  EXPECT_EQ(bf16::narrow_pair(1.0F, 1.0F + 3 * 0x1p-8F), 0x3F823F80U);
 }
 
 TEST(Progress, durations_read_naturally) {

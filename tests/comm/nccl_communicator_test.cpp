@@ -15,7 +15,7 @@ struct Told {
 };
 
 struct Seen {
-  int sums = 0, aborted = 0, destroyed = 0;
+  int ids = 0, sums = 0, aborted = 0, destroyed = 0;
   std::string id;
 };
 
@@ -26,7 +26,10 @@ int communicator = 0;  // of which only the address counts
 }  // namespace
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
-  std::memset(id->internal, 'q', sizeof id->internal);
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  std::memset(id->internal, 'a' + rank, sizeof id->internal);
+  ++seen.ids;
   return told.unique_id;
 }
 
@@ -99,7 +102,8 @@ TEST_F(Nccl, all_ranks_have_rank_0s_id_and_part_in_peace) {
     nccl.all_reduce(&value, 1, ncclFloat, nullptr);
     nccl.check_asynchronous();
   }
-  EXPECT_EQ(seen.id, std::string(sizeof(ncclUniqueId), 'q'));
+  EXPECT_EQ(seen.id, std::string(sizeof(ncclUniqueId), 'a'));
+  EXPECT_EQ(seen.ids, ranks.is_root() ? 1 : 0);
   EXPECT_EQ(seen.sums, 1);
   EXPECT_EQ(seen.destroyed, 1);
   EXPECT_EQ(seen.aborted, 0);
@@ -112,7 +116,7 @@ TEST_F(Nccl, a_failure_of_rank_0s_id_is_every_ranks) {
                     HasSubstr("connection closed by peer")));
 }
 
-TEST_F(Nccl, where_one_rank_does_not_get_in_the_others_leave) {
+TEST_F(Nccl, where_one_rank_is_told_that_it_does_not_get_in_the_others_leave) {
   if (is_last) told.init = ncclSystemError;
   EXPECT_THAT(failure_of([&] { NcclCommunicator nccl(ranks); }), HasSubstr("ncclCommInitRank"));
   EXPECT_EQ(seen.aborted, is_last ? 0 : 1);
@@ -124,6 +128,7 @@ TEST_F(Nccl, a_sum_that_cannot_be_queued_is_said) {
   told.all_reduce = ncclSystemError;
   EXPECT_THAT(failure_of([&] { nccl.all_reduce(nullptr, 0, ncclFloat, nullptr); }),
               HasSubstr("ncclAllReduce reported unhandled system error"));
+  EXPECT_EQ(seen.aborted, 1);
 }
 
 TEST_F(Nccl, what_is_still_under_way_has_not_failed) {

@@ -22,15 +22,4 @@ QUADRAT_HOST_DEVICE inline std::uint16_t narrow(float value) {
   return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
 }
 
-/// Two side by side, the first in the lower half.
-QUADRAT_HOST_DEVICE inline std::uint32_t narrow_pair(float first, float second) {
-#if defined(__CUDA_ARCH__)
-  std::uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  return pair;
-#else
-  return narrow(first) | static_cast<std::uint32_t>(narrow(second)) << 16;
-#endif
-}
-
 }  // namespace quadrat::bf16

@@ -8,12 +8,9 @@
 #define QUADRAT_HOST_DEVICE
 #endif
 
-/// Before a loop over an array that is to lie in registers on a GPU, and before one whose loads are
-/// to be under way together.
+/// Before a loop over an array that is to lie in registers on a GPU.
 #if defined(__CUDA_ARCH__)
 #define QUADRAT_UNROLL _Pragma("unroll")
-#define QUADRAT_UNROLL_BY_4 _Pragma("unroll 4")
 #else
 #define QUADRAT_UNROLL
-#define QUADRAT_UNROLL_BY_4
 #endif

@@ -20,7 +20,7 @@ struct Sample {
 struct Format {
   std::uint32_t side_px = 0;
   InputBlocks blocks;  ///< of 1, 2 or 4 pixels
-  bool crops = false;  ///< whether any sample's draw does
+  bool crops = false;  ///< whether the samples' draws do: all or none
   augment::Normal normal[3];
   /// Where there are no samples: [count, side, side, 3] in the GPU's memory, taken as they are.
   const std::uint8_t* tiles = nullptr;
@@ -38,7 +38,7 @@ inline Format format_of(const TileTransform& transform, const InputBlocks& block
 /// Augments, normalises and lays out a batch as TileTransform::apply does, by one kernel: reads
 /// uint8, writes [count, 3, side, side] channels-last, or the blocks' [count, channels, side,
 /// side]. Queued on `stream`; returns at once. Without a crop float32 is TileTransform's to the
-/// bit; in a crop the mean grey is summed in another order; bf16 is float32
+/// bit; in a crop the mean grey is another sum, equal but for rounding; bf16 is float32
 /// rounded to nearest, ties to even.
 /// @param samples [count] in the GPU's memory, or null; `out` is there too, aligned to 16 bytes
 /// @throws DeviceError where the kernel cannot be launched

@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <exception>
+#include <string>
 #include <utility>
 
 #include "quadrat/base/error.h"
@@ -12,8 +13,9 @@
 
 namespace quadrat::comm {
 
-/// NCCL's communicator of all ranks: what it reports in words, and once it has failed, nothing but
-/// that.
+/// NCCL's communicator of all ranks. What fails is said in words and aborts it: nothing queued goes
+/// on waiting, and nothing more can be queued. Only ncclCommInitRank waits for ranks that never
+/// come; that is the mpi::Watchdog's to miss.
 class NcclCommunicator {
  public:
   /// The id is made on rank 0 and sent by MPI. Collective. @throws Error of kComm on every rank
@@ -63,23 +65,23 @@ class NcclCommunicator {
     ncclResult_t result = ncclSuccess;
     check(ncclCommGetAsyncError(comm_, &result), "ncclCommGetAsyncError");
     if (result == ncclSuccess || result == ncclInProgress) return;
-    const std::string text = ncclGetLastError(comm_);
-    abort();
-    throw CommError(
-        kAction, "", fmt::format("{} ({})", ncclGetErrorString(result), text),
-        "another rank or the network between the nodes failed; start the same command again");
+    fail(fmt::format("{} ({})", ncclGetErrorString(result), ncclGetLastError(comm_)),
+         "another rank or the network between the nodes failed; start the same command again");
   }
 
  private:
   static constexpr const char* kAction = "exchange data with the other GPUs";
 
-  void check(ncclResult_t result, const char* call) const {
+  void check(ncclResult_t result, const char* call) {
     if (result == ncclSuccess || result == ncclInProgress) return;
-    throw CommError(
-        kAction, "",
-        fmt::format("{} reported {} ({})", call, ncclGetErrorString(result),
-                    ncclGetLastError(comm_)),
-        "see whether a GPU, a node or the network failed, then start the same command again");
+    fail(fmt::format("{} reported {} ({})", call, ncclGetErrorString(result),
+                     ncclGetLastError(comm_)),
+         "see whether a GPU, a node or the network failed, then start the same command again");
+  }
+
+  [[noreturn]] void fail(const std::string& finding, const char* remedy) {
+    abort();
+    throw CommError(kAction, "", finding, remedy);
   }
 
   void require() const {

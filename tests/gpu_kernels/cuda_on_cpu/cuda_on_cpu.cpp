@@ -1,8 +1,11 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -20,8 +23,10 @@ namespace {
 
 constexpr std::size_t kStackBytes = std::size_t{128} << 10;
 constexpr unsigned kMostThreads = 1024, kMostGridY = 65535;
-constexpr std::size_t kMostSharedBytes = std::size_t{48} << 10;
-constexpr int kProcessors = 3;  // few, so that blocks take several rows each
+constexpr std::size_t kSharedBytes = std::size_t{48} << 10;  // unless more is asked for
+constexpr std::size_t kMostSharedBytes = std::size_t{163}
+                                         << 10;  // the least of compute capability 8.0 and up
+constexpr int kProcessors = 3;                   // few, so that blocks take several rows each
 
 /// A thread of the running block, on a stack of its own.
 struct Fiber {
@@ -33,6 +38,7 @@ struct Fiber {
 
 Order thread_order = Order::kForward;
 int launched = 0;
+std::map<const void*, std::size_t> allowed;  // bytes of shared memory, by kernel
 std::vector<Fiber> fibers;
 ucontext_t scheduler;
 Fiber* running = nullptr;
@@ -93,12 +99,15 @@ void begin(Fiber& fiber, unsigned i) {
 
 void run_block(const std::vector<unsigned>& order) {
   for (const unsigned i : order) begin(fibers[i], i);
-  for (bool any = true; any;) {
-    any = false;
+  for (std::size_t done = 0; done < order.size();) {
+    done = 0;
     for (const unsigned i : order) {
-      if (fibers[i].is_done) continue;
       enter(fibers[i]);
-      any = true;
+      done += fibers[i].is_done ? 1 : 0;
+    }
+    if (done != 0 && done != order.size()) {
+      std::fputs("a barrier that only some threads came to\n", stderr);
+      std::abort();
     }
   }
 }
@@ -111,14 +120,22 @@ int launches() { return launched; }
 
 void* shared_memory() { return shared.get(); }
 
-cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& thread) {
+cudaError_t allow_shared_bytes(const void* kernel, int bytes) {
+  if (static_cast<std::size_t>(bytes) > kMostSharedBytes) return cudaErrorInvalidValue;
+  allowed[kernel] = static_cast<std::size_t>(bytes);
+  return cudaSuccess;
+}
+
+cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel,
+                const std::function<void()>& thread) {
   gridDim = config.gridDim;
   blockDim = config.blockDim;
   const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
   if (threads == 0 || threads > kMostThreads || gridDim.x == 0 || gridDim.y == 0 ||
       gridDim.y > kMostGridY || gridDim.z != 1)
     return cudaErrorInvalidConfiguration;
-  if (config.dynamicSmemBytes > kMostSharedBytes) return cudaErrorInvalidValue;
+  if (config.dynamicSmemBytes > std::max(kSharedBytes, allowed[kernel]))
+    return cudaErrorInvalidValue;
   ++launched;
   body = &thread;
   if (fibers.size() < threads) fibers.resize(threads);
@@ -147,11 +164,25 @@ float __uint_as_float(unsigned bits) {
 }
 
 const char* cudaGetErrorName(cudaError_t error) {
-  return error == cudaSuccess ? "cudaSuccess" : "cudaErrorInvalidConfiguration";
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    default:
+      return "cudaErrorInvalidConfiguration";
+  }
 }
 
 const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaSuccess ? "no error" : "invalid configuration argument";
+  switch (error) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    default:
+      return "invalid configuration argument";
+  }
 }
 
 cudaError_t cudaGetLastError() { return cudaSuccess; }

@@ -44,6 +44,7 @@ using cudaStream_t = CUstream_st*;
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
@@ -61,7 +62,7 @@ struct cudaLaunchConfig_t {
 namespace cuda_on_cpu {
 
 /// Which thread of a block goes first after a barrier. What a kernel computes depends on it where a
-/// barrier is missing.
+/// barrier is missing. A barrier that only some of a block's threads come to ends the process.
 enum class Order { kForward, kBackward, kShuffled };
 void set_order(Order order);
 
@@ -71,12 +72,26 @@ int launches();
 /// The running block's memory of the launch's size: to the byte, for the address sanitizer.
 void* shared_memory();
 
-cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& thread);
+cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel,
+                const std::function<void()>& thread);
+cudaError_t allow_shared_bytes(const void* kernel, int bytes);
 
 }  // namespace cuda_on_cpu
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  return cuda_on_cpu::run(*config, [&] { kernel(Parameters(arguments)...); });
+  return cuda_on_cpu::run(*config, reinterpret_cast<const void*>(kernel),
+                          [&] { kernel(Parameters(arguments)...); });
+}
+
+template <typename... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute /*attribute*/,
+                                 int value) {
+  return cuda_on_cpu::allow_shared_bytes(reinterpret_cast<const void*>(kernel), value);
+}
+
+template <typename T>
+T __ldg(const T* from) {
+  return *from;
 }

@@ -2,7 +2,7 @@
 """Validation errors of quadrat-finetune in bf16 beside float32: the same tiles, start and order of tiles, seed by seed.
 
 The error is the mean over a run's last three epochs, so that a few tiles that come and go count less; the difference of the
-means over all seeds is what bf16 costs, and the spread of the differences by seed says how much of it is chance.
+means over all seeds is what bf16 costs, its standard error how much of that is chance.
 
   $(tools/python_env) tools/bench/train/precision.py --tiles ../shared/data/tiles/ucmerced6 --seeds 0 1 2 \\
     [--device cuda] [--bin build/release/bin] [-- OPTIONS OF quadrat-finetune]
@@ -32,6 +32,8 @@ def error_of(options, runs, seed, precision):
         sys.exit(done.stderr)
     with h5py.File(os.path.join(runs, name, "run.h5")) as record:
         epochs = record["epochs"]
+        if len(epochs["validation_error"]) < LAST_EPOCHS:
+            sys.exit(f"precision.py: error: a run had fewer than {LAST_EPOCHS} epochs; give -n {LAST_EPOCHS} or more")
         return 100 * float(epochs["validation_error"][-LAST_EPOCHS:].mean()), float(epochs["tiles_per_s"][-1])
 
 
@@ -51,10 +53,13 @@ def main():
                 error, rate = error_of(options, runs, seed, precision)
                 errors[precision].append(error)
                 print(f"seed {seed} {precision}: {error:.2f} % wrong, {rate:.0f} tiles/s", flush=True)
+    if len(options.seeds) < 2:
+        return
     differences = [bf16 - fp32 for fp32, bf16 in zip(errors["fp32"], errors["bf16"])]
-    spread = f", from {min(differences):+.2f} to {max(differences):+.2f} by seed"
+    of_mean = statistics.stdev(differences) / len(differences) ** 0.5
     print(f"mean of {len(differences)} seeds: fp32 {statistics.mean(errors['fp32']):.2f} %, bf16 {statistics.mean(errors['bf16']):.2f} %, "
-          f"a difference of {statistics.mean(differences):+.2f} points{spread if len(differences) > 1 else ''}")
+          f"a difference of {statistics.mean(differences):+.2f} points, standard error {of_mean:.2f}, "
+          f"from {min(differences):+.2f} to {max(differences):+.2f} by seed")
 
 
 if __name__ == "__main__":
