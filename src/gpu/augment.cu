@@ -95,7 +95,7 @@ void run(const Sample* samples, std::int64_t count, const Format& format, T* out
 void augment(const Sample* samples, std::int64_t count, const Format& format, Element element,
              void* out, CUstream_st* stream) {
   if (element == Element::kBf16) {
-    run(samples, count, format, static_cast<Bf16*>(out), stream);
+    run(samples, count, format, static_cast<__nv_bfloat16*>(out), stream);
   } else {
     run(samples, count, format, static_cast<float*>(out), stream);
   }

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <cstring>
 
-#include "quadrat/base/bf16.h"
 #include "quadrat/gpu/augment.h"
 #include "quadrat/tiles/augment_arithmetic.h"
 
@@ -14,10 +13,6 @@
 /// memory, a word each, and writes 16 bytes at a time.
 
 namespace quadrat::gpu {
-
-struct Bf16 {
-  std::uint16_t bits;
-};
 
 /// From the GPU's own memory, which nobody writes to meanwhile. @param from 4 bytes, aligned
 __device__ inline std::uint32_t loaded_word(const std::uint8_t* from) {
@@ -92,14 +87,14 @@ __device__ void for_groups_of(const std::uint8_t* tile, std::uint32_t side, cons
   for (std::uint32_t first = thread.index; first < count; first += kAtOnce * thread.of) {
     Group groups[kAtOnce] = {};
     std::uint32_t row[kAtOnce], column[kAtOnce];
-    QUADRAT_UNROLL
+#pragma unroll
     for (std::uint32_t i = 0; i < kAtOnce; ++i, at.next()) {
       row[i] = region.top + at.row;
       column[i] = 4 * (region.first_group + at.column);
       if (first + i * thread.of < count)
         groups[i] = group_at<kWhole>(tile, side, row[i], column[i]);
     }
-    QUADRAT_UNROLL
+#pragma unroll
     for (std::uint32_t i = 0; i < kAtOnce; ++i) {
       if (first + i * thread.of < count) body(row[i], column[i], groups[i]);
     }
@@ -161,16 +156,13 @@ __device__ inline Store packed(const float (&values)[4]) {
 
 __device__ inline Store packed(const float (&values)[8]) {
   Store store;
-  QUADRAT_UNROLL
+#pragma unroll
   for (std::uint32_t i = 0; i < 4; ++i) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(values[2 * i], values[2 * i + 1]);
     memcpy(&store.words[i], &pair, sizeof pair);
   }
   return store;
 }
-
-__device__ inline void put(float value, float* out) { *out = value; }
-__device__ inline void put(float value, Bf16* out) { out->bits = bf16::narrow(value); }
 
 /// Rows of a tile's positions that a block takes at once.
 struct Strip {

@@ -70,7 +70,7 @@ class CropThread {
     float sum = 0;
     for_groups(sample_.rgb, side_, region_, thread_,
                [&](std::uint32_t row, std::uint32_t column, const Group& group) {
-                 QUADRAT_UNROLL
+#pragma unroll
                  for (std::uint32_t i = 0; i < 4; ++i) {
                    const float weight = shared.row_weights[row] * shared.column_weights[column + i];
                    sum = augment::multiply_add(weight, augment::grey_of(rgb_of(group.pixels[i])),
@@ -134,6 +134,14 @@ class CropThread {
     return {top, (end < side_ ? end : side_) - top, region_.first_group, region_.groups};
   }
 
+  /// Of a row of the source: where its first pixel would lie, of which only some are loaded.
+  __device__ auto rows_of(const Strip& strip, const Shared& shared) const {
+    const Region region = region_of(strip, shared);
+    return [this, region, pixels = shared.pixels](std::uint32_t row) -> const std::uint32_t* {
+      return pixels + (row - region.top) * pitch_ - 4 * region.first_group;
+    };
+  }
+
   /// How much of the output's rows or columns a source pixel is.
   __device__ float weight_of(float origin, std::uint32_t source) const {
     // Outputs between the pixel's neighbours, and one more for rounding and for each edge.
@@ -153,7 +161,7 @@ class CropThread {
   template <std::uint32_t kAcross>
   __device__ Line<kAcross> line_of(const std::uint32_t* row, const Tap (&columns)[kAcross]) const {
     Line<kAcross> line;
-    QUADRAT_UNROLL
+#pragma unroll
     for (std::uint32_t i = 0; i < kAcross; ++i) {
       const augment::Rgb low = rgb_of(row[columns[i].low]);
       const augment::Rgb high = rgb_of(row[columns[i].low + 1]);
@@ -175,9 +183,7 @@ class CropThread {
     constexpr std::uint32_t kAcross = P::kAcross, kDown = P::kDown;
     constexpr std::uint32_t kValues = P::kValuesAtOnce;
     const augment::Jitter jitter = augment::jitter_of(sample_.draw, mean_grey);
-    // Of the source's first column, which may lie before what is loaded.
-    const Region region = region_of(strip, shared);
-    const std::uint32_t* source_pixels = shared.pixels - 4 * region.first_group;
+    const auto source_row = rows_of(strip, shared);
     const std::uint32_t across = P::across(format_);
     const std::uint32_t count = (strip.last - strip.first) * across;
     auto* to = reinterpret_cast<Store*>(out) + std::size_t{strip.first} * across * P::kStores;
@@ -187,26 +193,26 @@ class CropThread {
       const std::uint32_t top = (strip.first + position.row) * kDown - format_.blocks.before_px;
       const std::uint32_t left = position.column * kAcross - format_.blocks.before_px;
       Tap columns[kAcross];
-      QUADRAT_UNROLL
+#pragma unroll
       for (std::uint32_t dx = 0; dx < kAcross; ++dx)
         columns[dx] = shared.columns[left + dx < side_ ? left + dx : 0];
       float values[P::kChannels];
-      QUADRAT_UNROLL
+#pragma unroll
       for (float& value : values) value = 0;
       // Rows of the output lie less than a row of the source apart: each asks for one more at most.
       Line<kAcross> low, high;
       std::uint32_t at = side_;
-      QUADRAT_UNROLL
+#pragma unroll
       for (std::uint32_t dy = 0; dy < kDown; ++dy) {
         if (top + dy < side_) {
           const Tap row = shared.rows[top + dy];
-          const std::uint32_t* source = source_pixels + (row.low - region.top) * pitch_;
+          const std::uint32_t* source = source_row(row.low);
           if (kDown == 1 || row.low != at) {
             low = kDown == 1 || at == side_ ? line_of(source, columns) : high;
             high = line_of(source + pitch_, columns);
             at = row.low;
           }
-          QUADRAT_UNROLL
+#pragma unroll
           for (std::uint32_t dx = 0; dx < kAcross; ++dx) {
             if (left + dx >= side_) continue;
             const augment::Rgb pixel =
@@ -220,12 +226,12 @@ class CropThread {
         // As soon as they are whole, so that few values wait in registers.
         const std::uint32_t done = 3 * kAcross * dy,
                             all = dy + 1 < kDown ? 3 * kAcross * (dy + 1) : P::kChannels;
-        QUADRAT_UNROLL
+#pragma unroll
         for (std::uint32_t store = 0; store < P::kStores; ++store) {
           const std::uint32_t end = (store + 1) * kValues;
           if (end <= done || end > all) continue;
           float whole[kValues];
-          QUADRAT_UNROLL
+#pragma unroll
           for (std::uint32_t k = 0; k < kValues; ++k) whole[k] = values[store * kValues + k];
           to[std::size_t{i} * P::kStores + store] = packed(whole);
         }
@@ -238,20 +244,17 @@ class CropThread {
   __device__ void write_pixels(const Strip& strip, const Shared& shared, float mean_grey,
                                T* out) const {
     const augment::Jitter jitter = augment::jitter_of(sample_.draw, mean_grey);
-    // Of the source's first column, which may lie before what is loaded.
-    const Region region = region_of(strip, shared);
-    const std::uint32_t* source_pixels = shared.pixels - 4 * region.first_group;
+    const auto source_row = rows_of(strip, shared);
     for (std::uint32_t i = strip.first * side_ + thread_.index; i < strip.last * side_;
          i += thread_.of) {
       const Tap row = shared.rows[i / side_], columns[1] = {shared.columns[i % side_]};
-      const auto line = [&](std::uint32_t y) {
-        return line_of(source_pixels + (y - region.top) * pitch_, columns).pixels[0];
-      };
+      const auto line = [&](std::uint32_t y) { return line_of(source_row(y), columns).pixels[0]; };
       const augment::Rgb pixel =
           finished(augment::blend(line(row.low), line(row.low + 1), row.weight), jitter);
-      put(pixel.r, out + std::size_t{3} * i);
-      put(pixel.g, out + std::size_t{3} * i + 1);
-      put(pixel.b, out + std::size_t{3} * i + 2);
+      T* to = out + std::size_t{3} * i;
+      to[0] = static_cast<T>(pixel.r);
+      to[1] = static_cast<T>(pixel.g);
+      to[2] = static_cast<T>(pixel.b);
     }
   }
 

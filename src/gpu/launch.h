@@ -12,12 +12,6 @@ struct Launch {
   std::size_t shared_bytes = 0;
 };
 
-/// What is thrown is not to be found again, as the last error, by whoever asks CUDA next.
-inline void check_launch(const char* action, cudaError_t error) {
-  if (error != cudaSuccess) static_cast<void>(cudaGetLastError());
-  check(error, action);
-}
-
 /// Above it CUDA wants to be asked, with what a kernel's own arrays take in it.
 inline constexpr std::size_t kSharedWithoutAsking = std::size_t{40} << 10;
 
@@ -27,15 +21,16 @@ template <typename... Parameters>
 void launch(const char* action, const Launch& how, void (*kernel)(Parameters...),
             std::type_identity_t<Parameters>... arguments) {
   if (how.shared_bytes > kSharedWithoutAsking) {
-    check_launch(action, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              static_cast<int>(how.shared_bytes)));
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(how.shared_bytes)),
+          action);
   }
   cudaLaunchConfig_t config{};
   config.gridDim = how.blocks;
   config.blockDim = how.threads;
   config.dynamicSmemBytes = how.shared_bytes;
   config.stream = how.stream;
-  check_launch(action, cudaLaunchKernelEx(&config, kernel, arguments...));
+  check(cudaLaunchKernelEx(&config, kernel, arguments...), action);
 }
 
 /// In a kernel: the launch's shared_bytes.

@@ -44,7 +44,7 @@ class SymmetryThread {
                    const std::uint32_t x = mirrors_rows_ ? side_ - 1 - row : row;
                    const std::uint32_t y = mirrors_columns_ ? side_ - 1 - column : column;
                    std::uint32_t at = (y - origin_px_) * pitch_ + x;
-                   QUADRAT_UNROLL
+#pragma unroll
                    for (std::uint32_t i = 0; i < 4; ++i, at += next) pixels[at] = group.pixels[i];
                  });
       return;
@@ -87,7 +87,7 @@ class SymmetryThread {
     const std::uint32_t first = value / 3, phase = value % 3;
     std::uint32_t at[kNeeded];
     std::uint32_t exists = 0;  // a bit a value
-    QUADRAT_UNROLL
+#pragma unroll
     for (std::uint32_t i = 0; i < kNeeded; ++i) {
       const std::uint32_t k = first + i;
       at[i] = k < P::kPixels ? k / kAcross * pitch_ + k % kAcross : 0;
@@ -95,7 +95,7 @@ class SymmetryThread {
     }
     exists = exists >> phase & kAll;
     augment::Normal normal[3];
-    QUADRAT_UNROLL
+#pragma unroll
     for (std::uint32_t i = 0; i < 3; ++i)
       normal[i] = phase == 0   ? format_.normal[i]
                   : phase == 1 ? format_.normal[(i + 1) % 3]
@@ -113,11 +113,11 @@ class SymmetryThread {
       const std::uint32_t base = (top - origin_px_) * pitch_ + left;
       std::uint32_t rgb[kNeeded], inside = exists;
       if (top <= side_ - kDown && left <= side_ - kAcross) {
-        QUADRAT_UNROLL
+#pragma unroll
         for (std::uint32_t k = 0; k < kNeeded; ++k) rgb[k] = pixels[base + at[k]];
       } else {
         std::uint32_t in_tile = 0;
-        QUADRAT_UNROLL
+#pragma unroll
         for (std::uint32_t k = 0; k < kNeeded; ++k) {
           const std::uint32_t y = top + (first + k) / kAcross, x = left + (first + k) % kAcross;
           const bool is_inside = first + k < P::kPixels && y < side_ && x < side_;
@@ -129,7 +129,7 @@ class SymmetryThread {
       float values[kValues];
       normalise(rgb, phase, normal, values);
       if (inside != kAll) {
-        QUADRAT_UNROLL
+#pragma unroll
         for (std::uint32_t k = 0; k < kValues; ++k)
           values[k] = (inside >> k & 1U) != 0 ? values[k] : 0;
       }
@@ -143,17 +143,17 @@ class SymmetryThread {
                                    const augment::Normal (&normal)[3], float (&values)[kValues]) {
     constexpr std::uint32_t kWords = (3 * kNeeded + 3) / 4;
     std::uint32_t bytes[kWords + 1] = {};
-    QUADRAT_UNROLL
+#pragma unroll
     for (std::uint32_t i = 0; i < kNeeded; ++i) {
       const std::uint32_t bit = 24 * i, word = bit / 32, shift = bit % 32;
       bytes[word] |= rgb[i] << shift;
       if (shift > 8) bytes[word + 1] |= rgb[i] >> (32 - shift);
     }
-    QUADRAT_UNROLL
+#pragma unroll
     for (std::uint32_t i = 0; i < kValues / 4; ++i) {
       const auto four =
           static_cast<std::uint32_t>((std::uint64_t{bytes[i + 1]} << 32 | bytes[i]) >> (8 * phase));
-      QUADRAT_UNROLL
+#pragma unroll
       for (std::uint32_t k = 0; k < 4; ++k) {
         values[4 * i + k] = augment::normalised(static_cast<float>(four >> (8 * k) & 0xFFU),
                                                 normal[(4 * i + k) % 3]);
@@ -168,8 +168,8 @@ class SymmetryThread {
          i += thread_.of) {
       const std::uint32_t rgb = pixels[(i / side_ - origin_px_) * pitch_ + i % side_];
       for (std::uint32_t c = 0; c < 3; ++c) {
-        put(augment::normalised(static_cast<float>(rgb >> (8 * c) & 0xFFU), format_.normal[c]),
-            out + std::size_t{3} * i + c);
+        out[std::size_t{3} * i + c] = static_cast<T>(
+            augment::normalised(static_cast<float>(rgb >> (8 * c) & 0xFFU), format_.normal[c]));
       }
     }
   }

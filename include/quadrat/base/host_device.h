@@ -7,10 +7,3 @@
 #else
 #define QUADRAT_HOST_DEVICE
 #endif
-
-/// Before a loop over an array that is to lie in registers on a GPU.
-#if defined(__CUDA_ARCH__)
-#define QUADRAT_UNROLL _Pragma("unroll")
-#else
-#define QUADRAT_UNROLL
-#endif
