@@ -1,6 +1,7 @@
 // quadrat-runs: what has been trained, how well, and with which settings.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <map>

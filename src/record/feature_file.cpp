@@ -1,5 +1,7 @@
 #include "quadrat/record/feature_file.h"
 
+#include <algorithm>
+
 #include "hdf5.h"
 #include "predictions.h"
 

@@ -1,6 +1,8 @@
 #include "quadrat/record/run_record.h"
 
 #include <fmt/format.h>
+#include <algorithm>
+#include <cstdlib>
 
 #include "hdf5.h"
 #include "predictions.h"

@@ -1,5 +1,6 @@
 #include "quadrat/record/score_record.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "hdf5.h"
