@@ -64,6 +64,9 @@ function(quadrat_use_torch_pch target)
   # The wheel's include folder holds an fmt of its own, newer than the system's and found first. Header-only, in its
   # own inline namespace, it never meets the system's library that the other rooms link.
   target_compile_definitions(${target} PRIVATE FMT_HEADER_ONLY)
+  # GCC 13 takes a vector<bool>::reserve in torch's autograd for a copy past the end.
+  target_compile_options(${target} PRIVATE
+    $<$<AND:$<COMPILE_LANG_AND_ID:CXX,GNU>,$<VERSION_GREATER_EQUAL:$<CXX_COMPILER_VERSION>,13>>:-Wno-array-bounds>)
   if(NOT TARGET quadrat_torch_pch)
     file(WRITE "${CMAKE_BINARY_DIR}/torch_pch.cpp" "")
     add_library(quadrat_torch_pch OBJECT "${CMAKE_BINARY_DIR}/torch_pch.cpp")

@@ -5,9 +5,8 @@
 #include <numeric>
 
 #include "html.h"
-#include "quadrat/base/error.h"
+#include "pictures.h"
 #include "quadrat/base/progress.h"
-#include "quadrat/image/png.h"
 #include "quadrat/report/analysis.h"
 #include "quadrat/report/run_list.h"
 #include "sections.h"
@@ -19,44 +18,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kMistakes = 24;
-constexpr std::uint32_t kThumbnail = 112;
-
-/// The picture at a size for a thumbnail: each of its pixels the mean of those it stands for.
-std::string thumbnail_uri(const Path& path) {
-  const Image image = decode_png(read_file(path, std::uint64_t{64} << 20));
-  const std::uint32_t width = std::min(image.width_px, kThumbnail);
-  const std::uint32_t height = std::min(image.height_px, kThumbnail);
-  std::vector<std::uint8_t> small;
-  small.reserve(std::size_t{3} * width * height);
-  const auto part = [](std::uint64_t i, std::uint64_t from, std::uint64_t to) {
-    return i * from / to;
-  };
-  for (std::uint32_t y = 0; y < height; ++y) {
-    for (std::uint32_t x = 0; x < width; ++x) {
-      std::uint64_t sums[3] = {0, 0, 0};
-      std::uint64_t count = 0;
-      for (std::uint64_t v = part(y, image.height_px, height);
-           v < part(y + 1, image.height_px, height); ++v) {
-        for (std::uint64_t u = part(x, image.width_px, width);
-             u < part(x + 1, image.width_px, width); ++u) {
-          for (std::size_t c = 0; c < 3; ++c)
-            sums[c] += image.rgb[3 * (v * image.width_px + u) + c];
-          ++count;
-        }
-      }
-      for (const std::uint64_t sum : sums)
-        small.push_back(static_cast<std::uint8_t>((sum + count / 2) / count));
-    }
-  }
-  return png_uri(small, width, height);
-}
-
-/// A name from a record, which must not lead out of the folder.
-bool stays_inside(const std::string& name) {
-  const Path path(name);
-  return !name.empty() && path.is_relative() &&
-         std::none_of(path.begin(), path.end(), [](const Path& part) { return part == ".."; });
-}
 
 Section curves(const RunRecord& run) {
   Section section{"training", "Training", "Training", ""};
@@ -149,22 +110,17 @@ Section mistakes(const RunRecord& run, const Path& tiles, std::vector<std::strin
     section.html = "<p class=\"intro\">There is none: every validation tile is right.</p>";
     return section;
   }
+  TilePictures pictures(tiles);
   std::size_t missing = 0;
   std::string items;
   for (const std::size_t i : wrong) {
     const std::string& name = run.validation.tiles[i];
-    std::string picture;
-    if (!tiles.empty() && stays_inside(name)) {
-      try {
-        picture = fmt::format(R"(<img src="{}" width="112" height="112" alt="" loading="lazy">)",
-                              thumbnail_uri(tiles / name));
-      } catch (const Error&) {
-        ++missing;
-      }
-    } else {
-      ++missing;
-    }
-    if (picture.empty()) picture = "<span class=\"no-picture\">no picture</span>";
+    const std::string uri = pictures.uri(name);
+    missing += uri.empty() ? 1 : 0;
+    const std::string picture =
+        uri.empty() ? "<span class=\"no-picture\">no picture</span>"
+                    : fmt::format(R"(<img src="{0}" width="{1}" height="{1}" alt="" loading="lazy">)",
+                                  uri, TilePictures::kSide);
     items += fmt::format(
         R"(<li>{}<p><b>{}</b>, not {}<br><span class="soft">{} sure</span></p><p class="file" title="{}">{}</p></li>)",
         picture, escape(run.classes[run.validation.predicted[i]]),

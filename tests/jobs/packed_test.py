@@ -1,5 +1,6 @@
 """Training and scoring read packed shards as they read folders: the same tiles in the same order, to the last bit."""
 import os
+import re
 import unittest
 
 import h5py
@@ -36,6 +37,12 @@ class Packed(InFolder):
         self.assertEqual(content("scores/folders/predictions.csv"), content("scores/shards/predictions.csv"))
         with h5py.File("scores/folders/scores.h5") as a, h5py.File("scores/shards/scores.h5") as b:
             np.testing.assert_array_equal(a["predictions"][:], b["predictions"][:])
+        pictures = {}
+        for name in ("folders", "shards"):
+            run("quadrat-report", "--run", name, "--output", f"report/{name}")
+            pictures[name] = re.findall(r'<img src="data:image/png;base64,[^"]+"', content(f"report/{name}/index.html").decode())
+        self.assertGreater(len(pictures["folders"]), 2)
+        self.assertEqual(pictures["folders"], pictures["shards"])
 
 
 if __name__ == "__main__":
