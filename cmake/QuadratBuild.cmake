@@ -66,7 +66,8 @@ function(quadrat_use_torch_pch target)
   target_compile_definitions(${target} PRIVATE FMT_HEADER_ONLY)
   # GCC 13 takes a vector<bool>::reserve in torch's autograd for a copy past the end.
   target_compile_options(${target} PRIVATE
-    $<$<AND:$<COMPILE_LANG_AND_ID:CXX,GNU>,$<VERSION_GREATER_EQUAL:$<CXX_COMPILER_VERSION>,13>>:-Wno-array-bounds>)
+    $<$<AND:$<COMPILE_LANG_AND_ID:CXX,GNU>,$<VERSION_GREATER_EQUAL:$<CXX_COMPILER_VERSION>,13>>:-Wno-array-bounds
+    -Wno-stringop-overflow>)
   if(NOT TARGET quadrat_torch_pch)
     file(WRITE "${CMAKE_BINARY_DIR}/torch_pch.cpp" "")
     add_library(quadrat_torch_pch OBJECT "${CMAKE_BINARY_DIR}/torch_pch.cpp")
