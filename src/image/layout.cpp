@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <libdeflate.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
+#include <iterator>
 
 #include "quadrat/base/error.h"
 
@@ -41,6 +43,10 @@ struct Chunk {
     return libdeflate_crc32(0, at + 4, 4 + content.size()) == big_endian(at + 8 + content.size());
   }
   bool is_ancillary() const { return (type >> 24) & 0x20; }
+  bool is_colourless() const {
+    return std::any_of(std::begin(kColourless), std::end(kColourless),
+                       [&](const auto& name) { return type == png::type(name); });
+  }
 };
 
 /// The chunk at the front of `rest`, which is moved past it. @return false where no whole chunk is
@@ -108,7 +114,7 @@ void read_layout(std::span<const std::byte> file, const PngLimits& limits, Layou
   }
   std::uint64_t data_bytes = 0;
   std::uint32_t ancillary = 0;
-  bool ended = false;
+  bool ended = false, data_ended = false;
   Chunk chunk;
   while (!ended && next_chunk(rest, chunk)) {
     if (chunk.content.size() > limits.max_chunk_bytes) {
@@ -116,13 +122,15 @@ void read_layout(std::span<const std::byte> file, const PngLimits& limits, Layou
                          limits.max_chunk_bytes));
     }
     if (chunk.type == type("IDAT")) {
+      if (data_ended) layout.is_plain_rgb = false;
       layout.data.push_back(chunk.content);
       data_bytes += chunk.content.size();
     } else if (chunk.type == type("IEND")) {
       ended = true;
       if (!chunk.content.empty()) layout.is_plain_rgb = false;
     } else {
-      layout.is_plain_rgb = false;
+      data_ended = !layout.data.empty();
+      if (!chunk.is_colourless()) layout.is_plain_rgb = false;
       if (chunk.is_ancillary() && ++ancillary > limits.max_chunks) {
         refuse(fmt::format("more than {} chunks beside the image", limits.max_chunks));
       }

@@ -9,14 +9,18 @@
 
 namespace quadrat::png {
 
+/// Known chunks that say nothing of colours: only their checksums matter here.
+inline constexpr char kColourless[][5] = {"tEXt", "zTXt", "iTXt", "sPLT", "hIST", "pHYs",
+                                          "tIME", "oFFs", "pCAL", "sCAL", "eXIf"};
+
 /// What a walk over the chunks of a PNG tells before anything is decoded.
 struct Layout {
   std::uint32_t width_px = 0;
   std::uint32_t height_px = 0;
   std::uint8_t bit_depth = 0;
   std::uint8_t colour_type = 0;
-  /// 8-bit RGB, not interlaced, IHDR IDAT... IEND and nothing else, all checksums right: the quick
-  /// way may try it.
+  /// 8-bit RGB, not interlaced, IHDR IDAT... IEND and beside them only kColourless, all checksums
+  /// right: the quick way may try it.
   bool is_plain_rgb = false;
   /// The contents of the IDAT chunks, in order.
   std::vector<std::span<const std::byte>> data;

@@ -1,5 +1,6 @@
 #include "quadrat/image/png.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -321,7 +322,7 @@ const std::vector<Damage>& damages() {
        false},
       {"bad gamma",
        [](RawPng png) {
-         png.chunks.insert(png.chunks.begin() + 1, {"gAMA", Bytes(4)});
+         png.chunks.insert(png.chunks.begin() + 1, {"gAMA", Bytes(3)});
          return png.file();
        },
        false},
@@ -336,6 +337,27 @@ TEST(QuickDecoding, accepts_and_refuses_as_libpng_does) {
     const Bytes file = damage.apply(good);
     EXPECT_EQ(by_libpng(file).has_value(), damage.accepted);
     EXPECT_EQ(by_decode_png(file), by_libpng(file));
+  }
+}
+
+TEST(QuickDecoding, takes_tiles_with_chunks_that_say_nothing_of_colours) {
+  const RawPng plain = test::rgb_png(kSide, kSide, coded_rows(4));
+  for (const char* name : png::kColourless) {
+    for (const std::ptrdiff_t place : {1, 2}) {
+      SCOPED_TRACE(fmt::format("{} as chunk {}", name, place));
+      RawPng png = plain;
+      png.chunks.insert(png.chunks.begin() + place, {name, Bytes(7, std::byte{'a'})});
+      const Bytes file = png.file();
+      EXPECT_TRUE(takes_the_quick_way(file));
+      EXPECT_EQ(by_decode_png(file), by_decode_png(plain.file()));
+      EXPECT_EQ(by_libpng(file), by_decode_png(file));
+    }
+  }
+  for (const char* name : {"tRNS", "PLTE", "gAMA", "prVt"}) {
+    RawPng png = plain;
+    png.chunks.insert(png.chunks.begin() + 1, {name, Bytes(6)});
+    EXPECT_FALSE(takes_the_quick_way(png.file())) << name;
+    EXPECT_EQ(by_decode_png(png.file()), by_libpng(png.file())) << name;
   }
 }
 
