@@ -10,7 +10,9 @@ set(QUADRAT_PYTHON "" CACHE FILEPATH "Python with the packages that files are re
 set(quadrat_test_environment
   "QUADRAT_SHARED=${QUADRAT_SHARED}" "QUADRAT_PYTHON=${QUADRAT_PYTHON}" "QUADRAT_BIN=${CMAKE_BINARY_DIR}/bin"
   "QUADRAT_SOURCE=${PROJECT_SOURCE_DIR}" "OMP_NUM_THREADS=1"
-  "OMPI_ALLOW_RUN_AS_ROOT=1" "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1" "OMPI_MCA_rmaps_base_oversubscribe=1"
+  "OMPI_ALLOW_RUN_AS_ROOT=1" "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
+  # Open MPI 4 and 5 each read their own.
+  "OMPI_MCA_rmaps_base_oversubscribe=1" "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe"
   "OMPI_MCA_btl_vader_single_copy_mechanism=none")
 
 # What Open MPI's plugins and GDAL's drivers never free is not ours to judge, and a plugin that is unloaded by then has no

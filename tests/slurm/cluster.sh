@@ -13,7 +13,7 @@ for program in munged slurmctld slurmd sbatch; do
 done
 PATH=$PATH:/usr/sbin
 export QUADRAT_BIN=${QUADRAT_BIN:?the folder of the programs}
-export OMP_NUM_THREADS=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
+export OMP_NUM_THREADS=1 OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe OMPI_MCA_btl_vader_single_copy_mechanism=none
 unset QUADRAT_SLURM
 # shellcheck disable=SC2034  # used by the tests
 source_dir=${QUADRAT_SOURCE:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}
