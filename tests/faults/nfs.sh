@@ -16,6 +16,8 @@ done
 # Sockets and lock files of a machine's own services are not ours to touch.
 mount -t tmpfs none /run
 mkdir -p /run/rpcbind /run/ganesha exported mnt
+# The server looks for the mount that holds what it exports, which below a chroot is not in the list.
+mount --bind exported exported
 if [ ! -e /etc/mtab ]; then  # where nothing ever booted; the server looks its file systems up there
   cp -a /etc etc
   ln -s /proc/self/mounts etc/mtab
@@ -24,7 +26,8 @@ fi
 rpcbind -f >rpcbind.log 2>&1 &
 fixture_pids+=("$!")
 cat >ganesha.conf <<CONF
-NFS_CORE_PARAM { Protocols = 3; NFS_Port = 20490; MNT_Port = 20491; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }
+NFS_CORE_PARAM { Protocols = 3; NFS_Port = 20490; MNT_Port = 20491; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false;
+  Allow_Set_Io_Flusher_Fail = true; }
 NFSv4 { Graceless = true; }
 LOG { Default_Log_Level = WARN; }
 EXPORT { Export_Id = 1; Path = $folder/exported; Pseudo = /data; Access_Type = RW; Squash = No_Root_Squash; SecType = sys;
@@ -41,7 +44,7 @@ kill_server() {
   server=
 }
 server=
-trap 'kill_server; clean_up' EXIT
+trap 'kill_server; umount -l "$folder/exported"; clean_up' EXIT
 answers() { (exec 3<>/dev/tcp/127.0.0.1/20490) 2>/dev/null && (exec 3<>/dev/tcp/127.0.0.1/20491) 2>/dev/null; }
 wait_until 10 'rpcbind' test -S /run/rpcbind.sock
 start_server
