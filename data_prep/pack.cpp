@@ -94,7 +94,7 @@ int pack(const PackOptions& options, const mpi::Communicator& ranks) {
   });
   complete = ranks.sum(static_cast<std::int64_t>(complete ? 1 : 0)) > 0;
   if (complete) {
-    if (ranks.is_root()) log::line("'{}' is complete", options.output.native());
+    if (ranks.is_root()) std::cout << fmt::format("{} is complete\n", options.output.native());
     return kExitDone;
   }
   const Catalog catalog = Catalog::deserialize(ranks.broadcast(std::move(packed)));
@@ -160,9 +160,10 @@ int pack(const PackOptions& options, const mpi::Communicator& ranks) {
   if (ranks.is_root()) {
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
-    log::line("{} tiles, {}, in {} shard{} in {}, {:.0f} tiles/s", order.size(),
-              format_bytes(total[0]), count, count == 1 ? "" : "s", format_duration(seconds),
-              static_cast<double>(order.size()) / seconds);
+    std::cout << fmt::format("{}: {} tiles, {}, in {} shard{} in {}, {:.0f} tiles/s\n",
+                             options.output.native(), order.size(), format_bytes(total[0]), count,
+                             count == 1 ? "" : "s", format_duration(seconds),
+                             static_cast<double>(order.size()) / seconds);
   }
   return kExitDone;
 }
@@ -181,9 +182,12 @@ int verify(const Path& folder, const mpi::Communicator& ranks) {
   });
   faults = ranks.sum(faults);
   if (ranks.is_root()) {
-    log::line(
-        "{} tiles in {} shards of '{}': {}", set.entries.size(), set.shards.size(), folder.native(),
-        faults == 0 ? "all as they were packed" : fmt::format("{} shards are damaged", faults));
+    const std::string verdict =
+        faults == 0 ? "all as they were packed"
+                    : fmt::format("{} shard{} damaged", faults, faults == 1 ? " is" : "s are");
+    std::cout << fmt::format("{}: {} tiles in {} shard{}: {}\n", folder.native(),
+                             set.entries.size(), set.shards.size(),
+                             set.shards.size() == 1 ? "" : "s", verdict);
   }
   return faults == 0 ? kExitDone : kExitFailed;
 }

@@ -62,7 +62,7 @@ void add_options(quadrat::cli::Parser& parser, quadrat::score::ScoreOptions& opt
 int report(const ScoreSummary& summary, bool is_root) {
   const bool is_interrupted = summary.outcome == ScoreSummary::Outcome::kInterrupted;
   if (is_root) {
-    if (summary.error >= 0) std::cout << fmt::format("error {:.4f}\n", summary.error);
+    if (summary.error >= 0) std::cout << fmt::format("error {:.2f} %\n", 100 * summary.error);
     std::cout << fmt::format("{}: {} tiles scored, {} rejected, {}, {:.1f} tiles/s, {}\n",
                              summary.folder.native(), summary.tiles, summary.rejected,
                              quadrat::format_duration(summary.seconds), summary.tiles_per_s,

@@ -23,7 +23,7 @@ int main(int argc, char** argv) {
              "scored county, or a path to one; its map needs the corners of tiles");
   parser.add("versus", options.versus, "NAME",
              "earlier scores of the same county: shows what changed since");
-  parser.add("output", options.output, "DIR", "where index.html, map.tif and tiles.gpkg go");
+  parser.add("output,o", options.output, "DIR", "where index.html, map.tif and tiles.gpkg go");
   parser.add("tile_summaries", options.tile_summaries, "FILE",
              "corners of the tiles of --scores, from quadrat-cut, where its record has none");
   parser.add("validation", options.validation, "DIR",

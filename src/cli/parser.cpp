@@ -6,12 +6,14 @@
 #include <boost/program_options.hpp>
 #include <fstream>
 #include <iostream>
+#include <map>
 #include <set>
 #include <sstream>
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/text.h"
 #include "quadrat/base/version.h"
+#include "quadrat/mpi/environment.h"
 
 namespace quadrat::cli {
 
@@ -25,6 +27,7 @@ constexpr const char* kWords = "words";
 struct Option {
   std::string name;
   std::function<std::string()> as_text;
+  std::function<void(bool)> turn = nullptr;  ///< of a switch
 };
 
 std::string long_name(const std::string& names) { return names.substr(0, names.find(',')); }
@@ -50,6 +53,67 @@ std::vector<std::string> with_underscores(int argc, const char* const* argv) {
     arguments.push_back(std::move(argument));
   }
   return arguments;
+}
+
+/// "name = value" lines as "--name=value". Comments are lines that begin with # or ;, and what
+/// follows a blank and #. Hyphens may stand for underscores, and quotes around a value.
+std::vector<std::string> options_in(std::string_view text, const std::string& file) {
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
+  std::vector<std::string> options;
+  for (std::size_t number = 1; !text.empty(); ++number) {
+    const std::string_view whole = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(text.size(), whole.size() + 1));
+    const std::string_view line = trimmed(whole);
+    if (line.empty() || line.front() == '#' || line.front() == ';') continue;
+    const auto equals = line.find('=');
+    const std::string name(trimmed(line.substr(0, equals)));
+    if (equals == std::string_view::npos || name.empty() || line.front() == '[') {
+      throw UsageError(fmt::format("configuration file '{}': line {}, '{}', is no `name = value`{}",
+                                   file, number, printable(line),
+                                   line.front() == '[' ? "; there are no sections" : ""));
+    }
+    std::string_view value = trimmed(line.substr(equals + 1));
+    const char quote = value.empty() ? '\0' : value.front();
+    const auto closing =
+        quote == '"' || quote == '\'' ? value.find(quote, 1) : std::string_view::npos;
+    if (closing != std::string_view::npos) {
+      value = value.substr(1, closing - 1);
+    } else {
+      for (std::size_t i = 0; i < value.size(); ++i) {
+        const bool after_blank = i == 0 || value[i - 1] == ' ' || value[i - 1] == '\t';
+        if (value[i] == '#' && after_blank) value = trimmed(value.substr(0, i));
+      }
+    }
+    std::string option = fmt::format("--{}=", name);
+    std::replace(option.begin() + 2, option.end(), '-', '_');
+    options.push_back(option.append(value));
+  }
+  return options;
+}
+
+/// What Boost does not know: "--switch=false". @return its switches by name, which are taken out
+std::map<std::string, bool> take_switches(std::vector<std::string>& arguments,
+                                          const std::vector<Option>& options) {
+  std::map<std::string, bool> switches;
+  const auto take = [&](const std::string& argument) {
+    const auto equals = argument.find('=');
+    if (!argument.starts_with("--") || equals == std::string::npos) return false;
+    const std::string name = argument.substr(2, equals - 2), value = argument.substr(equals + 1);
+    const bool is_switch = std::any_of(options.begin(), options.end(), [&](const Option& option) {
+      return option.name == name && option.turn;
+    });
+    if (!is_switch) return false;
+    const bool on = value == "true" || value == "yes" || value == "on" || value == "1";
+    if (!on && value != "false" && value != "no" && value != "off" && value != "0") {
+      throw UsageError(
+          fmt::format("--{} is '{}', but must be true or false", name, printable(value)));
+    }
+    switches[name] = on;
+    return true;
+  };
+  arguments.erase(std::remove_if(arguments.begin(), arguments.end(), take), arguments.end());
+  return switches;
 }
 
 }  // namespace
@@ -92,12 +156,15 @@ struct Parser::State {
   }
 
   [[noreturn]] void unknown(const std::string& given, const std::string& where) const {
-    std::string bare = given;
+    std::string bare = given.substr(0, given.find('='));
     bare.erase(0, bare.find_first_not_of('-'));
-    const std::string near = closest(bare, names());
-    throw UsageError(
-        fmt::format("there is no option '{}'{}; {}", printable(given), where,
-                    near.empty() ? "--help lists what there is" : "did you mean --" + near + "?"));
+    std::string near = bare.size() > 1 ? closest(bare, names()) : "";
+    for (const std::string& name : names()) {
+      if (near.empty() && bare.size() > 3 && name.find(bare) != std::string::npos) near = name;
+    }
+    throw UsageError(fmt::format(
+        "there is no option '{}'{}; {}", printable(given.substr(0, given.find('='))), where,
+        near.empty() ? "--help lists what there is" : "did you mean --" + near + "?"));
   }
 
   void print_help() const {
@@ -179,10 +246,10 @@ void Parser::add(const std::string& names, std::vector<std::string>& target,
 }
 
 void Parser::add(const std::string& names, bool& target, const std::string& help) {
-  // In a configuration file a switch is written "name = true".
   auto* value = po::value<bool>(&target)->implicit_value(true)->zero_tokens();
   state_->current().add_options()(names.c_str(), value, help.c_str());
-  state_->options.push_back({long_name(names), [&target] { return target ? "true" : "false"; }});
+  state_->options.push_back({long_name(names), [&target] { return target ? "true" : "false"; },
+                             [&target](bool on) { target = on; }});
 }
 
 void Parser::add_choice(const std::string& names, std::string& target,
@@ -207,14 +274,17 @@ void Parser::require(std::vector<std::string> names) { state_->required = std::m
 
 bool Parser::parse(int argc, const char* const* argv) {
   State& state = *state_;
-  const std::vector<std::string> arguments = with_underscores(argc, argv);
+  std::vector<std::string> arguments = with_underscores(argc, argv);
   for (const std::string& argument : arguments) {
     if (argument == "--") break;
+    // Once, also where mpirun starts many.
+    const bool is_first = mpi::launched_rank() <= 0;
     if (argument == "--help" || argument == "-h") {
-      state.print_help();
+      if (is_first) state.print_help();
       return false;
     }
     if (argument == "--version") {
+      if (!is_first) return false;
       std::cout << fmt::format("{} {} ({})\n", state.program, version(), git_commit())
                 << std::flush;
       return false;
@@ -233,30 +303,32 @@ bool Parser::parse(int argc, const char* const* argv) {
   }
   using Style = po::command_line_style::style_t;
   const int style = static_cast<int>(Style::unix_style) & ~static_cast<int>(Style::allow_guessing);
+  std::map<std::string, bool> switches = take_switches(arguments, state.options);
   try {
-    po::store(po::command_line_parser(arguments)
-                  .options(with_words)
-                  .positional(positional)
-                  .style(style)
-                  .run(),
-              state.values);
+    po::command_line_parser parser(arguments);
+    parser.options(with_words).style(style);
+    if (state.words != nullptr) parser.positional(positional);
+    const po::parsed_options parsed = parser.run();
+    for (const auto& option : parsed.options) {
+      if (!option.string_key.empty()) continue;
+      throw UsageError(
+          fmt::format("'{}' belongs to no option: every value follows its --name, and "
+                      "only those that --help shows with ... take several",
+                      printable(option.value.at(0))));
+    }
+    po::store(parsed, state.values);
     if (state.values.count("config_filename") != 0U) {
       const std::string name = state.values["config_filename"].as<std::string>();
       const Bytes content = read_file(name, std::uint64_t{1} << 20);
-      std::istringstream lines(
-          std::string(reinterpret_cast<const char*>(content.data()), content.size()));
-      // Hyphens for underscores in the file's names too.
-      std::string line, text;
-      while (std::getline(lines, line)) {
-        const auto equals = line.find('=');
-        if (equals != std::string::npos && !line.starts_with('#')) {
-          std::replace(line.begin(), line.begin() + static_cast<std::ptrdiff_t>(equals), '-', '_');
-        }
-        text += line + '\n';
+      const std::string_view text(reinterpret_cast<const char*>(content.data()), content.size());
+      std::vector<std::string> options = options_in(text, name);
+      for (const auto& [key, on] : take_switches(options, state.options)) {
+        const bool is_given = state.values.count(key) != 0U && !state.values[key].defaulted();
+        if (!is_given) switches.emplace(key, on);
       }
-      std::istringstream normalised(text);
       try {
-        po::store(po::parse_config_file(normalised, everything), state.values);
+        po::store(po::command_line_parser(options).options(everything).style(style).run(),
+                  state.values);
       } catch (const po::unknown_option& error) {
         state.unknown(error.get_option_name(), fmt::format(" (in '{}')", name));
       } catch (const po::error& error) {
@@ -264,11 +336,12 @@ bool Parser::parse(int argc, const char* const* argv) {
       }
     }
     po::notify(state.values);
+    for (const Option& option : state.options) {
+      const auto found = switches.find(option.name);
+      if (found != switches.end()) option.turn(found->second);
+    }
   } catch (const po::unknown_option& error) {
     state.unknown(error.get_option_name(), "");
-  } catch (const po::too_many_positional_options_error&) {
-    throw UsageError(
-        "there are words that belong to no option; every value follows its --name (see --help)");
   } catch (const po::invalid_option_value& error) {
     throw UsageError(fmt::format("{} (see --help)", error.what()));
   } catch (const po::error& error) {

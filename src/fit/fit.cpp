@@ -53,8 +53,8 @@ class Fitter {
         ranks_(ranks),
         folder_(folder),
         seed_(static_cast<std::uint64_t>(options.seed)),
-        sets_(list_training_sets(options.train, options.validation, options.sample_frac, seed_,
-                                 ranks)) {
+        sets_(list_training_sets(options.train, options.validation, kTileSide_px,
+                                 options.sample_frac, seed_, ranks)) {
     card_.architecture = parse_architecture(options.pretrained_model_type);
     card_.classes = sets_.train.classes;
     card_.retraining = Retraining::kLastOnly;
@@ -69,6 +69,7 @@ class Fitter {
   int run();
 
  private:
+  int classify_features(bool found, Clock::time_point start);
   struct Set {
     const Catalog* tiles;
     const char* name;
@@ -316,6 +317,19 @@ int Fitter::run() {
     write_record(RunStatus::kRunning);
   });
   found = ranks_.sum(found);
+  try {
+    return classify_features(found != 0, start);
+  } catch (...) {
+    try {
+      if (ranks_.is_root()) write_record(RunStatus::kFailed);
+    } catch (const Error&) {  // what stopped the work is what counts
+    }
+    throw;
+  }
+}
+
+int Fitter::classify_features(bool found, Clock::time_point start) {
+  if (ranks_.is_root()) warn_of_one_folder(sets_);
   if (ranks_.is_root() && options_.pretrained_weights == "none") {
     log::warn("no --pretrained_weights given: features are those of a randomly initialised {}",
               options_.pretrained_model_type);
@@ -326,7 +340,7 @@ int Fitter::run() {
     auto* label = set->labels.mutable_data_ptr<std::int64_t>();
     for (std::size_t i = first; i < last; ++i) *label++ = set->tiles->tiles[i].label;
   }
-  if (found != 0) {
+  if (found) {
     if (ranks_.is_root()) log::line("features of '{}' are used again", options_.features.native());
     read_features();
   } else {
@@ -339,7 +353,7 @@ int Fitter::run() {
     if (ranks_.is_root()) log::line("stopped by a signal; the same command starts again");
     return kExitInterrupted;
   }
-  if (found == 0 && !options_.features.empty()) {
+  if (!found && !options_.features.empty()) {
     const torch::Tensor train = gather_rows(train_.features, ranks_);
     const torch::Tensor validation = gather_rows(validation_.features, ranks_);
     mpi::together(ranks_, [&] {
@@ -354,8 +368,9 @@ int Fitter::run() {
       1, train_.loss, train_.error, validation_.loss, validation_.error, 0, seconds_since(start),
       0};
   row_.tiles_per_s = static_cast<double>(sets_.train.tiles.size()) / row_.seconds;
-  record_.environment.emplace_back("features", found != 0 ? "used again" : "computed");
-  record_.environment.emplace_back("feature_seconds", fmt::format("{:.3f}", feature_seconds));
+  record_.environment.emplace_back("features", found ? "used again" : "computed");
+  record_.environment.emplace_back("feature_seconds",
+                                   fmt::format("{}", std::round(1000 * feature_seconds) / 1000));
   mpi::together(ranks_, [&] {
     if (!ranks_.is_root()) return;
     write_model();

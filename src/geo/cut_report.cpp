@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "cutter.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/folder_lock.h"
+#include "quadrat/base/log.h"
 #include "quadrat/base/text.h"
 #include "quadrat/base/version.h"
 
@@ -89,6 +91,39 @@ json parse_report(std::string_view text, const std::string& name) {
   return known;
 }
 
+/// What somebody who expected tiles should know of those that are not there.
+void warn_of_gaps(const CutSummary& summary, const CutPlan& plan) {
+  if (!plan.codes_without_class.empty()) {
+    constexpr std::size_t kNamed = 8;
+    std::vector<std::pair<std::int32_t, std::uint64_t>> codes(plan.codes_without_class.begin(),
+                                                              plan.codes_without_class.end());
+    std::stable_sort(codes.begin(), codes.end(),
+                     [](const auto& a, const auto& b) { return a.second > b.second; });
+    std::vector<std::string> named;
+    for (std::size_t i = 0; i < std::min(kNamed, codes.size()); ++i)
+      named.push_back(fmt::format("{} ({} tiles)", codes[i].first, codes[i].second));
+    if (codes.size() > kNamed) named.emplace_back("others, which tiles.json lists");
+    log::line("land cover codes without a class discarded tiles: {}; --class_table gives classes",
+              enumerate(named));
+  }
+  std::vector<std::string> sets{""};
+  if (plan.has_sets) sets.assign(std::begin(kSetNames), std::end(kSetNames));
+  for (const std::string& set : sets) {
+    const std::string where = set.empty() ? "" : fmt::format(" for {}", set);
+    std::vector<std::string> without;
+    for (const std::string& label : plan.classes) {
+      if (summary.counts.count({set, label}) == 0) without.push_back(label);
+    }
+    const bool is_empty = std::none_of(summary.counts.begin(), summary.counts.end(),
+                                       [&](const auto& entry) { return entry.first.first == set; });
+    if (is_empty) {
+      log::warn("no tile was left{}", where);
+    } else if (!without.empty()) {
+      log::warn("no tile of {} was left{}", enumerate(without), where);
+    }
+  }
+}
+
 }  // namespace
 
 CutSummary Cutter::finish(double seconds) {
@@ -134,6 +169,7 @@ CutSummary Cutter::finish(double seconds) {
     }
     summary.kept += kept;
     per_image.push_back({{"image", image.name},
+                         {"file", image.fingerprint},
                          {"columns", image.columns},
                          {"rows", image.rows},
                          {"kept", kept},
@@ -182,6 +218,7 @@ CutSummary Cutter::finish(double seconds) {
   write_file(options_.output / "manifest.csv", manifest);
   write_file(options_.output / kReportName, report.dump(2) + "\n");
   remove_leftovers(options_.output);
+  warn_of_gaps(summary, plan_);
   return summary;
 }
 

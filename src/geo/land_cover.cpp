@@ -18,12 +18,6 @@ namespace {
 /// Points further apart than this are read separately, so that memory stays bounded by it.
 constexpr std::int64_t kMaxWindowPixels = std::int64_t{1} << 22;
 
-std::string_view trimmed(std::string_view text) {
-  const auto first = text.find_first_not_of(" \t\r");
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(" \t\r") - first + 1);
-}
-
 std::optional<std::int32_t> parse_code(std::string_view text) {
   std::int32_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -116,7 +110,12 @@ int ClassTable::class_of(std::int32_t code) const {
 }
 
 LandCover::LandCover(const Path& path, const std::string& crs)
-    : raster_(path), projector_(crs, raster_.crs_wkt()), nodata_(raster_.nodata(1, kNoCode)) {}
+    : raster_(path), projector_(crs, raster_.crs_wkt()), nodata_(raster_.nodata(1, kNoCode)) {
+  if (raster_.bands() == 1) return;
+  throw InputError("label tiles from", path.native(),
+                   fmt::format("it has {} bands, and land cover has one", raster_.bands()),
+                   "give the imagery to --image and the land cover to --nlcd");
+}
 
 std::vector<std::int32_t> LandCover::codes_at(std::span<const Point> points) {
   std::vector<Point> places(points.begin(), points.end());

@@ -15,6 +15,11 @@ namespace quadrat {
 
 namespace {
 
+/// As few digits as tell a float: 0.485, where its value as a double is 0.48500001430511475.
+std::string json_of(const std::array<float, 3>& numbers) {
+  return fmt::format("[{},{},{}]", numbers[0], numbers[1], numbers[2]);
+}
+
 torch::ScalarType torch_type(DType dtype) {
   switch (dtype) {
     case DType::kF64:
@@ -139,8 +144,8 @@ WeightsFile to_weights_file(const Network& network, const ModelCard& card, std::
   weights.metadata = {
       {"architecture", std::string(to_string(card.architecture))},
       {"classes", nlohmann::json(card.classes).dump()},
-      {"mean", nlohmann::json(card.mean).dump()},
-      {"std", nlohmann::json(card.std).dump()},
+      {"mean", json_of(card.mean)},
+      {"std", json_of(card.std)},
       {"tile_px", fmt::format("{}", card.tile_px)},
       {"retraining_type", std::string(to_string(card.retraining))},
   };

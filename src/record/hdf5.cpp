@@ -411,13 +411,39 @@ Group create_group(hid_t parent, const char* name) {
           fmt::format("create group '{}'", name)};
 }
 
+namespace {
+
+/// Names, places and checksums, which are text also where all of it is digits.
+bool is_text(std::string_view key) {
+  constexpr std::string_view kText[] = {"output_model_name",
+                                        "name",
+                                        "train",
+                                        "validation",
+                                        "tiles",
+                                        "runs",
+                                        "scores",
+                                        "features",
+                                        "scratch",
+                                        "pretrained_weights",
+                                        "initial_weights",
+                                        "host_names",
+                                        "git_commit",
+                                        "mpi_standard"};
+  return key.ends_with("_crc32") ||
+         std::find(std::begin(kText), std::end(kText), key) != std::end(kText);
+}
+
+}  // namespace
+
 void write_settings(hid_t parent, const char* name, const Settings& settings,
                     std::string_view description) {
   const Group group = create_group(parent, name);
   for (const auto& [key, value] : settings) {
     std::int64_t integer = 0;
     double real = 0;
-    if (parses_as(value, integer)) {
+    if (is_text(key)) {
+      write_attribute(group, key, std::string_view(value));
+    } else if (parses_as(value, integer)) {
       write_attribute(group, key, integer);
     } else if (parses_as(value, real) && std::isfinite(real)) {
       write_attribute(group, key, real);

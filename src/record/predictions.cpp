@@ -56,21 +56,20 @@ std::vector<Column> prediction_columns(const std::vector<std::string>& classes, 
 }  // namespace
 
 void write_predictions(hid_t parent, const char* name, const Predictions& predictions,
-                       const std::vector<TileCorners>& corners,
+                       bool with_labels, const std::vector<TileCorners>& corners,
                        const std::vector<std::string>& classes, std::string_view description) {
   const std::size_t tiles = predictions.tiles.size();
-  assert(predictions.labels.empty() || predictions.labels.size() == tiles);
+  assert(!with_labels || predictions.labels.size() == tiles);
   assert(predictions.predicted.size() == tiles);
   assert(predictions.probabilities.size() == tiles * classes.size());
   assert(corners.empty() || corners.size() == tiles);
-  const bool labels = !predictions.labels.empty();
   std::size_t name_bytes = 1;
   for (const std::string& tile : predictions.tiles) name_bytes = std::max(name_bytes, tile.size());
-  const Layout layout(prediction_columns(classes, labels, !corners.empty(), name_bytes));
+  const Layout layout(prediction_columns(classes, with_labels, !corners.empty(), name_bytes));
   hdf5::write_table(parent, name, layout, tiles, description, [&](std::uint64_t i, std::byte* row) {
     std::size_t column = 0;
     layout.put(row, column++, std::string_view(predictions.tiles[i]));
-    if (labels) layout.put(row, column++, predictions.labels[i]);
+    if (with_labels) layout.put(row, column++, predictions.labels[i]);
     layout.put(row, column++, predictions.predicted[i]);
     const float* probabilities = predictions.probabilities.data() + i * classes.size();
     for (std::size_t c = 0; c < classes.size(); ++c) layout.put(row, column++, probabilities[c]);

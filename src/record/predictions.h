@@ -13,7 +13,7 @@ namespace quadrat {
 /// A table of predictions as both kinds of record have it: tile, label (where known), predicted,
 /// p_<class>..., and corners (where known).
 void write_predictions(hid_t parent, const char* name, const Predictions& predictions,
-                       const std::vector<TileCorners>& corners,
+                       bool with_labels, const std::vector<TileCorners>& corners,
                        const std::vector<std::string>& classes, std::string_view description);
 
 /// @param corners left empty where the table has none; may be null @throws hdf5::Failure

@@ -1,6 +1,7 @@
 #include "quadrat/record/run_record.h"
 
 #include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdlib>
 
@@ -159,8 +160,8 @@ void write_run_record(const Path& path, RunRecord& record) {
         "validation tiles of the kept epoch: rows true class, columns predicted, in index order");
     write_per_class(file, class_metrics(record.confusion, record.classes));
     const hdf5::Group predictions = hdf5::create_group(file, "predictions");
-    write_predictions(predictions, "validation", record.validation, {}, record.classes,
-                      "validation tiles as the kept epoch's model sees them");
+    write_predictions(predictions, "validation", record.validation, /*with_labels=*/true, {},
+                      record.classes, "validation tiles as the kept epoch's model sees them");
   });
 }
 

@@ -79,7 +79,8 @@ void write_score_record(const Path& path, ScoreRecord& record) {
     hdf5::write_settings(file, "config", record.config, "every option as used");
     hdf5::write_settings(file, "environment", record.environment, "what the run ran on and with");
     hdf5::write_strings(file, "classes", record.classes, "class names, in index order");
-    write_predictions(file, "predictions", record.predictions, record.corners, record.classes,
+    write_predictions(file, "predictions", record.predictions, !record.predictions.labels.empty(),
+                      record.corners, record.classes,
                       "one row a tile, in the order of the tiles' names");
     write_rejected(file, record.rejected);
   });

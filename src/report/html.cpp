@@ -340,6 +340,8 @@ std::string calibration_chart(const Calibration& calibration) {
 std::string confusion_table(const std::vector<std::int64_t>& counts,
                             const std::vector<std::string>& rows, const std::string& corner,
                             const std::string& caption) {
+  // White on the cell's blue is easier to read than the page's ink from here on.
+  constexpr double kStrong = 0.75;
   const std::size_t size = rows.size();
   std::string html = fmt::format(
       R"(<div class="scroll" tabindex="0" role="group" aria-label="{}"><table class="matrix"><caption>{}</caption><thead><tr><th scope="col">{}</th>)",
@@ -355,7 +357,7 @@ std::string confusion_table(const std::vector<std::int64_t>& counts,
       const std::int64_t count = counts[row * size + column];
       const double share = all == 0 ? 0 : static_cast<double>(count) / static_cast<double>(all);
       html += fmt::format(R"(<td class="{}{}{}" style="--v:{:.3f}">{}<small>{}</small></td>)",
-                          row == column ? "right" : "wrong", share > 0.5 ? " strong" : "",
+                          row == column ? "right" : "wrong", share > kStrong ? " strong" : "",
                           count == 0 ? " none" : "", share, grouped(count),
                           count == 0 ? "" : percent(share, share < 0.0995 ? 1 : 0));
     }

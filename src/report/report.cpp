@@ -62,7 +62,21 @@ County load_county(const ReportOptions& options, std::vector<std::string>& notes
         smooth(*county.grid, county.record.predictions.predicted, county.record.classes.size());
   }
   if (options.versus.empty()) return county;
+  const Path now_path = record_path(options.scores_folder, options.scores, "scores.h5");
+  const Path before_path = record_path(options.scores_folder, options.versus, "scores.h5");
+  std::error_code error;
+  if (std::filesystem::equivalent(now_path, before_path, error)) {
+    throw UsageError(fmt::format("--scores and --versus are both '{}'; name two scorings",
+                                 before_path.native()));
+  }
   county.before = load_scores(options, options.versus);
+  const std::string model_now = setting(county.record.environment, "model_crc32");
+  const std::string model_before = setting(county.before->environment, "model_crc32");
+  if (model_now != model_before) {
+    notes.push_back(
+        fmt::format("{} and {} were classified by different models: what changed may be the model",
+                    display_name(options.versus), county.name));
+  }
   county.before_name = display_name(options.versus);
   // A set cut by the same grid has the same names: then one file of corners does for both.
   if (county.before->corners.empty() && !options.tile_summaries.empty() &&
@@ -160,6 +174,13 @@ ReportResult write_report(const ReportOptions& options) {
   if (run) {
     const std::string name = run->name.empty() ? display_name(options.run) : run->name;
     if (title.empty()) title = fmt::format("Training run {}", name);
+    const std::string scored_with =
+        county ? setting(county->record.config, "output_model_name") : "";
+    if (!scored_with.empty() && !run->name.empty() && scored_with != run->name) {
+      result.notes.push_back(
+          fmt::format("{} was classified by model {}, and the training shown is that of {}",
+                      county->name, scored_with, run->name));
+    }
     lede = fmt::format(
         "Model <b>{}</b>{}{}, {}.", escape(name), model_of(*run).empty() ? "" : ": ",
         escape(model_of(*run)),

@@ -143,7 +143,11 @@ const EpochRow* best_epoch(const RunRecord& run, Metric metric) {
   const EpochRow* best = nullptr;
   for (const EpochRow& epoch : run.epochs) {
     const double value = value_of(epoch, metric);
-    if (!std::isnan(value) && (best == nullptr || value < value_of(*best, metric))) best = &epoch;
+    if (std::isnan(value)) continue;
+    // Of equals the one whose model was kept.
+    const bool is_better = best == nullptr || value < value_of(*best, metric) ||
+                           (value == value_of(*best, metric) && epoch.epoch == run.kept_epoch);
+    if (is_better) best = &epoch;
   }
   return best;
 }

@@ -54,7 +54,8 @@ Settings environment_of(const ScoreOptions& options, const Start& start,
   for (const Bytes& host : hosts)
     names.emplace(reinterpret_cast<const char*>(host.data()), host.size());
   return {{"ranks", fmt::format("{}", hosts.size())},
-          {"hosts", fmt::format("{}", fmt::join(names.begin(), names.end(), " "))},
+          {"hosts", fmt::format("{}", names.size())},
+          {"host_names", fmt::format("{}", fmt::join(names.begin(), names.end(), " "))},
           {"device", start.device},
           {"threads_per_rank", fmt::format("{}", start.decoding_threads)},
           {"amx", start.amx ? "yes" : "no"},
@@ -90,6 +91,14 @@ void require_same_run(const ScoreRecord& earlier, const ScoreOptions& options, c
         "{}, {})",
         options.tiles.native(), options.sample_frac, options.seed, setting(earlier.config, "tiles"),
         setting(earlier.config, "sample_frac"), setting(earlier.config, "seed")));
+  }
+  // Two years cut alike have the same names. A folder that is gone may have been moved.
+  const Path earlier_tiles = setting(earlier.config, "tiles");
+  std::error_code error;
+  if (std::filesystem::exists(earlier_tiles, error) &&
+      !std::filesystem::equivalent(earlier_tiles, options.tiles, error) && !error) {
+    refuse(fmt::format("--tiles was '{}' and is '{}'", earlier_tiles.native(),
+                       options.tiles.native()));
   }
   if (setting(earlier.environment, "device") != start.device) {
     refuse(fmt::format("they were computed on {} and --device gives {}",

@@ -89,33 +89,11 @@ class Job {
 
 void Job::check_tile_size() const {
   // A set of another size must not end as a list of rejections; one odd tile in it may.
-  constexpr std::size_t kTried = 8;
-  TileReader reader(start_.catalog);
-  Bytes png;
-  std::string odd;
-  PngSize odd_size{};
-  for (std::size_t i = 0; i < std::min(kTried, start_.catalog.tiles.size()); ++i) {
-    PngSize size{};
-    try {
-      reader.read(i, png);
-      size = read_png_size(png);
-    } catch (const IoError& error) {
-      if (error.is_of_storage()) return;  // whoever scores the tile says so
-      continue;
-    } catch (const Error&) {
-      continue;
-    }
-    if (size.width_px == card_.tile_px && size.height_px == card_.tile_px) return;
-    if (odd.empty()) {
-      odd = start_.catalog.tiles[i].name;
-      odd_size = size;
-    }
-  }
+  const std::string odd = tile_of_other_size(start_.catalog, card_.tile_px);
   if (odd.empty()) return;
   throw InputError("score tiles in", options_.tiles.native(),
-                   fmt::format("'{}' is {}x{} px, but the model '{}' was trained on {}x{} px", odd,
-                               odd_size.width_px, odd_size.height_px, options_.output_model_name,
-                               card_.tile_px, card_.tile_px),
+                   fmt::format("{}, but the model '{}' was trained on {}x{} px", odd,
+                               options_.output_model_name, card_.tile_px, card_.tile_px),
                    "cut the tiles in the model's size");
 }
 
@@ -166,6 +144,16 @@ void Job::prepare() {
   if (options_.cascade && device_.is_cuda())
     throw UsageError("--cascade is for CPUs; leave it out, or give --device cpu");
 
+  const bool has_record = std::filesystem::exists(record_path_, error);
+  if (has_record) record_ = read_score_record(record_path_);
+  // Its tiles may be gone by now.
+  if (has_record && record_.status == RunStatus::kComplete && options_.resume == "auto" &&
+      record_.config == options_.as_used && !std::filesystem::exists(options_.tiles, error) &&
+      setting(record_.environment, "model_crc32") == fmt::format("{:08x}", start_.model_crc32)) {
+    is_complete_ = true;
+    summarise(record_);
+    return;
+  }
   start_.catalog = list_tiles(options_.tiles);
   sample_tiles(start_.catalog, options_.sample_frac, static_cast<std::uint64_t>(options_.seed));
   start_.catalog_crc32 = checksum_of(start_.catalog);
@@ -184,8 +172,6 @@ void Job::prepare() {
     wish_.precision = parse_precision(options_.precision);
     wish_.precision_reason = "asked for";
   }
-  const bool has_record = std::filesystem::exists(record_path_, error);
-  if (has_record) record_ = read_score_record(record_path_);
   if (has_record && !wish_.precision) {
     wish_.precision = parse_precision(setting(record_.environment, "precision"));
     wish_.precision_reason = setting(record_.environment, "precision_reason");
@@ -360,12 +346,15 @@ void Job::finish(bool is_interrupted) {
   const bool use_labels =
       !start_.catalog.classes.empty() && start_.catalog.classes == record_.classes;
   if (!start_.catalog.classes.empty() && !use_labels) {
-    log::line("the tiles' folders are not the model's classes: no error is given");
+    log::warn("no error is given: the tiles' folders are {}, and the model's classes are {}",
+              enumerate(start_.catalog.classes), enumerate(record_.classes));
   }
   merger.fill(record_, use_labels);
   record_.seconds = seconds_;
   record_.status = is_interrupted ? RunStatus::kInterrupted : RunStatus::kComplete;
   if (!is_interrupted && record_.predictions.tiles.empty()) {
+    record_.status = RunStatus::kFailed;
+    write_score_record(record_path_, record_);
     throw InputError(
         "score tiles in", options_.tiles.native(),
         fmt::format("none of the {} tiles could be read; '{}': {}", record_.rejected.size(),
@@ -426,7 +415,9 @@ ScoreSummary Job::run() {
   mpi::together(ranks_, [&] {
     if (!ranks_.is_root()) return;
     // From here on the folder says whose it is.
+    const std::string created = earlier_tiles_ > 0 ? record_.created : "";
     record_ = ScoreRecord{};
+    record_.created = created;
     record_.status = RunStatus::kRunning;
     record_.config = options_.as_used;
     record_.environment = environment_of(options_, start_, hosts);

@@ -237,8 +237,12 @@ Catalog list_labelled_tiles(const Path& root) {
     add_pngs(catalog, list_folder(root / name).files, name + "/",
              static_cast<std::int32_t>(catalog.classes.size()));
     if (catalog.tiles.size() == before) {
-      throw InputError("use class folder", (root / name).native(), "it holds no .png file",
-                       "fill it or remove it");
+      const bool is_a_level_up = !list_folder(root / name).folders.empty();
+      throw InputError(
+          "use class folder", (root / name).native(),
+          is_a_level_up ? "it holds folders and no .png file" : "it holds no .png file",
+          is_a_level_up ? fmt::format("if those are the classes, give '{}'", (root / name).native())
+                        : "fill it or remove it");
     }
     catalog.classes.push_back(name);
   }

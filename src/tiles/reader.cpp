@@ -1,10 +1,15 @@
 #include "quadrat/tiles/reader.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <thread>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/text.h"
+#include "quadrat/image/png.h"
 
 namespace quadrat {
 
@@ -36,6 +41,31 @@ void TileReader::read_once(const Tile& tile, Bytes& buffer) {
     shards_.read(static_cast<std::uint32_t>(tile.shard), tile.offset, tile.size_bytes, tile.crc32,
                  buffer);
   }
+}
+
+std::string tile_of_other_size(const Catalog& catalog, std::uint32_t side_px) {
+  constexpr std::size_t kTried = 8;
+  TileReader reader(catalog);
+  Bytes png;
+  std::string odd;
+  for (std::size_t i = 0; i < std::min(kTried, catalog.tiles.size()); ++i) {
+    PngSize size{};
+    try {
+      reader.read(i, png);
+      size = read_png_size(png);
+    } catch (const IoError& error) {
+      if (error.is_of_storage()) return {};  // whoever uses the tile says so
+      continue;
+    } catch (const Error&) {
+      continue;
+    }
+    if (size.width_px == side_px && size.height_px == side_px) return {};
+    if (odd.empty()) {
+      odd = fmt::format("'{}' is {}x{} px", printable(catalog.tiles[i].name), size.width_px,
+                        size.height_px);
+    }
+  }
+  return odd;
 }
 
 }  // namespace quadrat

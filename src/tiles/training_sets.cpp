@@ -2,13 +2,18 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "quadrat/base/error.h"
+#include "quadrat/base/log.h"
 #include "quadrat/base/text.h"
+#include "quadrat/tiles/reader.h"
 
 namespace quadrat {
 
-TrainingSets list_training_sets(const Path& train, const Path& validation, double sample_frac,
-                                std::uint64_t seed, const mpi::Communicator& ranks) {
+TrainingSets list_training_sets(const Path& train, const Path& validation, std::uint32_t side_px,
+                                double sample_frac, std::uint64_t seed,
+                                const mpi::Communicator& ranks) {
   TrainingSets sets;
   Bytes train_list, validation_list;
   mpi::together(ranks, [&] {
@@ -25,6 +30,13 @@ TrainingSets list_training_sets(const Path& train, const Path& validation, doubl
       throw InputError("learn from", train.native(), "it has one class only",
                        "there must be at least two");
     }
+    for (const Catalog* set : {&sets.train, &sets.validation}) {
+      const std::string odd = tile_of_other_size(*set, side_px);
+      if (odd.empty()) continue;
+      throw InputError("train with tiles in", set->root.native(),
+                       fmt::format("{0}, and the networks take {1}x{1} px", odd, side_px),
+                       "cut them in that size, as quadrat-cut does");
+    }
     sample_tiles(sets.train, sample_frac, seed);
     sample_tiles(sets.validation, sample_frac, seed);
     train_list = sets.train.serialize();
@@ -37,6 +49,14 @@ TrainingSets list_training_sets(const Path& train, const Path& validation, doubl
     sets.validation = Catalog::deserialize(validation_list);
   }
   return sets;
+}
+
+void warn_of_one_folder(const TrainingSets& sets) {
+  std::error_code error;
+  if (!std::filesystem::equivalent(sets.train.root, sets.validation.root, error)) return;
+  log::warn(
+      "--train and --validation are the same folder: the validation error is of the tiles "
+      "trained on");
 }
 
 }  // namespace quadrat

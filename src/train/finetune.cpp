@@ -74,6 +74,7 @@ class Finetuner {
   int run();
 
  private:
+  int train();
   void describe(const Settings& config);
   void resume();
   void announce() const;
@@ -142,11 +143,12 @@ void Finetuner::resume() {
 
 void Finetuner::announce() const {
   if (!ranks_.is_root()) return;
-  if (!position_.epochs.empty() || position_.step > 0) {
+  warn_of_one_folder(session_.sets);
+  const bool goes_on = !position_.epochs.empty() || position_.step > 0;
+  if (goes_on) {
     log::line("going on with '{}' at epoch {}, step {}", options_.output_model_name,
               position_.epoch, position_.step / options_.accumulate_batches + 1);
-  }
-  if (!session_.weights_given()) {
+  } else if (!session_.weights_given()) {
     log::line("no --pretrained_weights given: {} starts from random initialisation",
               options_.pretrained_model_type);
     if (session_.card.retraining != Retraining::kAll) {
@@ -335,6 +337,18 @@ int Finetuner::run() {
   resume();
   announce();
   mpi::together(ranks_, [&] { write_record(RunStatus::kRunning); });
+  try {
+    return train();
+  } catch (...) {
+    try {
+      write_record(RunStatus::kFailed);
+    } catch (const Error&) {  // what stopped the training is what counts
+    }
+    throw;
+  }
+}
+
+int Finetuner::train() {
   mpi::together(ranks_, [&] { make_inputs(); });
   while (!is_last()) {
     const Trainer::End end = trainer_.run_epoch(*train_inputs_, position_);

@@ -37,7 +37,8 @@ Session::Session(const FinetuneOptions& given, const mpi::Communicator& all)
       cpu(score::CpuAbilities::of(ranks)),
       bf16(choose_bf16(options, device, cpu)),
       threads(choose_threads(options, ranks)),
-      sets(list_training_sets(options.train, options.validation, options.sample_frac, seed, ranks)),
+      sets(list_training_sets(options.train, options.validation, kTileSide_px, options.sample_frac,
+                              seed, ranks)),
       transform(kTileSide_px, kImageNetMean, kImageNetStd, parse_augment(options.augment), seed) {
   at::set_num_threads(threads);
   // AlexNet's gradients are 228 MB a step: faulted in anew they would cost a third of it.

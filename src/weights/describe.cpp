@@ -142,9 +142,16 @@ std::string describe(const WeightsFile& weights, const Path& path) {
     bytes += static_cast<double>(tensor.data.size());
   }
   std::string text = fmt::format("{}\n", path.string());
-  text += fmt::format("  network   {}\n",
-                      guess ? fmt::format("{}, {} classes", guess->name, guess->classes)
-                            : std::string("neither alexnet nor resnet18"));
+  const StoredTensor* forest = weights.find("forest.roots");
+  const auto architecture = weights.metadata.find("architecture");
+  std::string network = "neither alexnet nor resnet18";
+  if (guess) {
+    network = fmt::format("{}, {} classes", guess->name, guess->classes);
+  } else if (forest != nullptr && architecture != weights.metadata.end()) {
+    network = fmt::format("{} without its last layer, under a random forest of {} trees",
+                          printable(architecture->second), forest->elements());
+  }
+  text += fmt::format("  network   {}\n", network);
   text += fmt::format("  tensors   {}, {} values, {}\n", weights.tensors.size(), elements,
                       format_bytes(bytes));
   for (const auto& [key, value] : weights.metadata) {

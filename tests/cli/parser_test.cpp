@@ -82,6 +82,44 @@ TEST(Parser, the_command_line_overrules_the_file) {
   EXPECT_TRUE(p.fast);
 }
 
+TEST(Parser, the_command_line_turns_off_what_the_file_turns_on) {
+  const File file("train = here\nfast = yes\n");
+  for (const char* off : {"--fast=false", "--fast=no", "--fast=0"}) {
+    Program p;
+    ASSERT_TRUE(p.parse({"-c", file.path(), off}));
+    EXPECT_FALSE(p.fast) << off;
+    EXPECT_EQ(p.parser.as_used()[4].second, "false");
+  }
+  const File turns_off("train = here\nfast = off\n");
+  Program p;
+  ASSERT_TRUE(p.parse({"-c", turns_off.path(), "--fast"}));
+  EXPECT_TRUE(p.fast);
+  EXPECT_THAT(Program().error({"--train", "x", "--fast=maybe"}),
+              HasSubstr("--fast is 'maybe', but must be true or false"));
+}
+
+TEST(Parser, files_have_comments_quotes_and_lists) {
+  const File file(
+      "\xEF\xBB\xBFtrain = \"a b # c\"  \r\n; a comment\n  # another\nrate=0.25 # rather slow\n\n"
+      "image = dir#1/x.tif\nimage = 'y y.tif'\n");
+  Program p;
+  ASSERT_TRUE(p.parse({"-c", file.path()}));
+  EXPECT_EQ(p.train, "a b # c");
+  EXPECT_EQ(p.rate, 0.25);
+  EXPECT_EQ(p.images, (std::vector<std::string>{"dir#1/x.tif", "y y.tif"}));
+}
+
+TEST(Parser, what_is_no_line_of_a_file_is_named_with_its_number) {
+  for (const char* line : {"train: here", "[section]", "= here", "words"}) {
+    const File file(std::string("num_epochs = 3\n") + line + "\n");
+    Program p;
+    const std::string error = p.error({"-c", file.path()});
+    EXPECT_THAT(error, HasSubstr("line 2, '" + std::string(line) + "', is no `name = value`"));
+  }
+  const File twice("train = here\ntrain = there\n");
+  EXPECT_THAT(Program().error({"-c", twice.path()}), HasSubstr("more than once"));
+}
+
 TEST(Parser, an_unknown_name_in_the_file_is_named_with_the_file) {
   const File file("trian = here\n");
   Program p;
@@ -98,7 +136,7 @@ TEST(Parser, errors_say_what_was_given_and_what_is_meant) {
   EXPECT_THAT(Program().error({"--train", "x", "--kind", "c"}),
               HasSubstr("must be one of a and b"));
   EXPECT_THAT(Program().error({"--kind", "b"}), HasSubstr("--train is missing"));
-  EXPECT_THAT(Program().error({"--train", "x", "word"}), HasSubstr("words"));
+  EXPECT_THAT(Program().error({"--train", "x", "word"}), HasSubstr("'word' belongs to no option"));
   EXPECT_THAT(Program().error({"--train", "x", "--train", "y"}), HasSubstr("train"));
 }
 

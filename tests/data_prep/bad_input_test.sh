@@ -37,6 +37,8 @@ printf 'P6\n300 300\n255\n' >plain.ppm
 head -c 270000 /dev/zero >>plain.ppm
 expect "it has no coordinate system" "$bin/quadrat-cut" --image plain.ppm --output t6
 expect "it has no coordinate system" "$bin/quadrat-cut" --image "$image" --nlcd plain.ppm --output t7
+expect "it has 3 bands, and land cover has one; give the imagery to --image" \
+  "$bin/quadrat-cut" --image "$image" --nlcd "$image" --output t8
 mkdir full
 echo mine >full/notes.txt
 expect "it is not empty: it holds 'notes.txt'" "$bin/quadrat-cut" --image "$image" --output full
@@ -56,7 +58,8 @@ expect "not quadrat-cut's tiles.json" "$bin/quadrat-cut" --image "$image" --outp
 
 # Codes that the table leaves out are counted, each by its number.
 printf 'code,class\n31,Land\n41,Land\n42,Land\n43,Land\n52,Land\n71,Land\n81,Land\n82,Land\n' >table.csv
-"$bin/quadrat-cut" --image "$image" --nlcd "$nlcd" --class_table table.csv --output some >/dev/null 2>&1
+"$bin/quadrat-cut" --image "$image" --nlcd "$nlcd" --class_table table.csv --output some >/dev/null 2>log
+grep -q 'land cover codes without a class discarded tiles: [0-9]* ([0-9]* tiles)' log || fail "codes are not named: $(cat log)"
 [ "$(echo some/*/)" = some/Land/ ] || fail "other classes than the table's"
 grep -q '"22": [1-9]' some/tiles.json || { cat some/tiles.json; fail "code 22 is not counted"; }
 

@@ -326,6 +326,24 @@ class BadInput(InFolder):
         with h5py.File("runs/wild/run.h5") as f:
             self.assertEqual(text(f.attrs["status"]), "failed")
 
+    def test_a_run_that_ends_with_an_error_says_so_in_its_record(self):
+        shutil.copytree(f"{TILES}/validation", "tiles")
+        tile = os.path.join("tiles", "beach", sorted(os.listdir("tiles/beach"))[15])
+        os.truncate(tile, 1000)
+        done = run(PROGRAM, "--train", "tiles", "--validation", f"{TILES}/validation", "-p", "resnet18", "-r", "last_only",
+                   "-n", "1", "-o", "cut", expect=2)
+        self.assertIn(tile, done.stderr)
+        with h5py.File("runs/cut/run.h5") as f:
+            self.assertEqual(text(f.attrs["status"]), "failed")
+            self.assertIn("label", f["predictions/validation"].dtype.names)
+
+    def test_tiles_of_another_size_are_refused_before_any_work(self):
+        for folder in sorted(os.listdir(f"{TILES}/validation")):
+            os.makedirs(f"small/{folder}")
+            Image.new("RGB", (96, 96)).save(f"small/{folder}/a.png")
+        self.bad(2, "small", "is 96x96 px, and the networks take 224x224 px", remove=["--validation"],
+                 change=["--validation", "small"])
+
     def test_help_never_starts_mpi(self):
         done = run(PROGRAM, "--help", env={"PATH": "/usr/bin", "OMPI_MCA_btl": "nonsense"})
         self.assertIn("--pretrained_model_type", done.stdout)

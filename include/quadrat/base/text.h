@@ -20,6 +20,9 @@ void require_plain_name(std::string_view option, std::string_view name);
 /// The candidate closest to `word` by edit distance, or "" where none is near: for "did you mean".
 std::string closest(std::string_view word, const std::vector<std::string>& candidates);
 
+/// Without blanks and carriage returns at its ends.
+std::string_view trimmed(std::string_view text);
+
 /// "a, b and c"
 std::string enumerate(const std::vector<std::string>& items);
 

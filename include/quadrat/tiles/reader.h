@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <string>
 
 #include "quadrat/base/files.h"
 #include "quadrat/tiles/catalog.h"
@@ -28,5 +30,10 @@ class TileReader {
   const Catalog& catalog_;
   ShardReader shards_;
 };
+
+/// Whether a set is of another size: of a few of its tiles none is `side_px` wide and high, and one
+/// is told. Tiles that cannot be read say nothing.
+/// @return that tile's name and size, such as "'a.png' is 96x96 px"; empty where there is none
+std::string tile_of_other_size(const Catalog& catalog, std::uint32_t side_px);
 
 }  // namespace quadrat

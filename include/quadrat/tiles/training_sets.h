@@ -16,10 +16,14 @@ struct TrainingSets {
 
 /// Rank 0 lists both folders, checks that they go together and keeps the sample; every rank gets
 /// the lists. Collective.
-/// @param sample_frac as sample_tiles' fraction, of either set
+/// @param side_px of the tiles @param sample_frac as sample_tiles' fraction, of either set
 /// @throws InputError on all ranks: as list_labelled_tiles; class folders that differ; one class
-/// only
-TrainingSets list_training_sets(const Path& train, const Path& validation, double sample_frac,
-                                std::uint64_t seed, const mpi::Communicator& ranks);
+/// only; tiles of another size
+TrainingSets list_training_sets(const Path& train, const Path& validation, std::uint32_t side_px,
+                                double sample_frac, std::uint64_t seed,
+                                const mpi::Communicator& ranks);
+
+/// Warns where a set is judged by itself.
+void warn_of_one_folder(const TrainingSets& sets);
 
 }  // namespace quadrat

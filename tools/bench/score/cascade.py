@@ -30,7 +30,7 @@ def main():
         text = run("mpirun", "-n", 2, "--oversubscribe", options.build / "bin/quadrat-score", "--tiles", options.tiles, "-o",
                    options.model, "--runs", options.runs, "--scores", options.folder / "scores", "--name", name, "--resume",
                    "never", *words, environment=MPI)
-        return float(re.search(r"([\d.]+) tiles/s", text)[1]), float(re.search(r"error ([\d.]+)", text)[1])
+        return float(re.search(r"([\d.]+) tiles/s", text)[1]), float(re.search(r"error ([\d.]+) %", text)[1]) / 100
 
     cascade = ("--precision", "int8", "--cascade", "--cascade_points", options.points)
     peer = (python, HERE / "peers.py", "openvino", "files", options.runs / options.model / "model.safetensors", "int8",
