@@ -116,7 +116,9 @@ CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks) 
     CutSummary summary;
     mpi::together(ranks, [&] {
       const Path report = options.output / kReportName;
-      summary = read_report(read_text(report), report.native());
+      const std::string text = read_text(report);
+      summary = read_report(text, report.native());
+      if (ranks.is_root()) warn_of_other_images(text, report.native(), options.images);
     });
     return summary;
   }

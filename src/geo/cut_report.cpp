@@ -234,6 +234,26 @@ std::string asked_in_report(std::string_view text, const std::string& name) {
   return parse_report(text, name)["asked"].dump();
 }
 
+void warn_of_other_images(std::string_view text, const std::string& name,
+                          const std::vector<std::string>& images) {
+  const json known = parse_report(text, name);
+  std::map<std::string, std::string> cut_from;
+  for (const json& image : known.value("images", json::array())) {
+    const auto text_of = [&](const char* key) {
+      return image.is_object() && image.contains(key) && image[key].is_string()
+                 ? image[key].get<std::string>()
+                 : std::string();
+    };
+    if (!text_of("file").empty()) cut_from[text_of("image")] = text_of("file");
+  }
+  for (const std::string& path : images) {
+    const auto was = cut_from.find(tile_prefix(path));
+    const std::string is = file_fingerprint(path);
+    if (was == cut_from.end() || is == "-" || was->second == is) continue;
+    log::warn("'{}' has changed since it was cut: name another --output to cut it anew", path);
+  }
+}
+
 CutSummary read_report(std::string_view text, const std::string& name) {
   const json known = parse_report(text, name);
   CutSummary summary;

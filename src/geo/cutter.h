@@ -74,5 +74,8 @@ void remove_leftovers(const Path& output) noexcept;
 CutSummary read_report(std::string_view text, const std::string& name);
 /// What was asked for the tiles it speaks of, as CutOptions::fingerprint() has it.
 std::string asked_in_report(std::string_view text, const std::string& name);
+/// Warns of those images that are no longer the files it was cut from.
+void warn_of_other_images(std::string_view text, const std::string& name,
+                          const std::vector<std::string>& images);
 
 }  // namespace quadrat::geo

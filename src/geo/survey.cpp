@@ -15,22 +15,6 @@ using nlohmann::json;
 
 namespace {
 
-/// An image's name as its tiles carry it: what is not plain becomes '_'.
-std::string tile_prefix(const Path& path) {
-  std::string name = path.stem().string();
-  for (char& c : name) {
-    if (!is_plain_name(std::string_view(&c, 1))) c = '_';
-  }
-  return name;
-}
-
-std::string file_fingerprint(const std::string& path) {
-  struct stat status {};
-  // What GDAL opens need not be a file: /vsizip/..., /vsicurl/...
-  if (::stat(path.c_str(), &status) != 0) return "-";
-  return fmt::format("{}.{}.{}", status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec);
-}
-
 SurveyedImage survey(const std::string& path) {
   const Raster raster = Raster::open_imagery(path);
   SurveyedImage image;
@@ -55,6 +39,21 @@ SurveyedImage survey(const std::string& path) {
 }
 
 }  // namespace
+
+std::string tile_prefix(const Path& path) {
+  std::string name = path.stem().string();
+  for (char& c : name) {
+    if (!is_plain_name(std::string_view(&c, 1))) c = '_';
+  }
+  return name;
+}
+
+std::string file_fingerprint(const std::string& path) {
+  struct stat status {};
+  // What GDAL opens need not be a file: /vsizip/..., /vsicurl/...
+  if (::stat(path.c_str(), &status) != 0) return "-";
+  return fmt::format("{}.{}.{}", status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec);
+}
 
 std::vector<json> share(const json& mine, const mpi::Communicator& ranks) {
   const std::vector<std::uint8_t> bytes = json::to_cbor(mine);

@@ -30,6 +30,12 @@ struct SurveyedImage {
   std::int64_t past_edge() const;
 };
 
+/// An image's name as its tiles carry it: what is not plain becomes '_'.
+std::string tile_prefix(const Path& path);
+
+/// A file's size and time of change; "-" for what is no file: /vsizip/..., /vsicurl/...
+std::string file_fingerprint(const std::string& path);
+
 /// Opens all images, each on one rank; sorted by name, the same on all ranks.
 /// @throws InputError for two images of one name, one smaller than a tile, or what
 /// Raster::open_imagery refuses

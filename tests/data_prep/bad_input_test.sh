@@ -56,6 +56,14 @@ expect "not quadrat-cut's tiles.json" "$bin/quadrat-cut" --image "$image" --outp
 } >other/tiles.json
 expect "not quadrat-cut's tiles.json" "$bin/quadrat-cut" --image "$image" --output other
 
+# A set is complete whatever became of its images, but not without a word.
+"$bin/quadrat-cut" --image "$image" --output flat >/dev/null 2>&1
+"$bin/quadrat-cut" --image "$image" --output flat >/dev/null 2>log
+grep -q 'has changed' log && fail "an image that did not change has changed: $(cat log)"
+touch "$image"
+"$bin/quadrat-cut" --image "$image" --output flat >/dev/null 2>log || fail "a changed image: $(cat log)"
+grep -q "'$image' has changed since it was cut" log || fail "a changed image is not named: $(cat log)"
+
 # Codes that the table leaves out are counted, each by its number.
 printf 'code,class\n31,Land\n41,Land\n42,Land\n43,Land\n52,Land\n71,Land\n81,Land\n82,Land\n' >table.csv
 "$bin/quadrat-cut" --image "$image" --nlcd "$nlcd" --class_table table.csv --output some >/dev/null 2>log
