@@ -53,6 +53,7 @@ if [ ! -e "$tree/etc/debian_version" ]; then
   debootstrap --variant=minbase --include=ca-certificates,git --components="$areas" "${keyring[@]}" \
     "$suite" "$tree" "$mirror" "/usr/share/debootstrap/scripts/${family[0]}" >"$tree.log" 2>&1 \
     || { tail -5 "$tree.log" >&2; die "debootstrap failed (above; all of it in $tree.log)"; }
+  rm "$tree.log"
   for section in "$suite" "${sections[@]}"; do echo "deb $mirror $section ${areas//,/ }"; done >"$tree/etc/apt/sources.list"
 fi
 for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
