@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <boost/program_options.hpp>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <set>
@@ -62,9 +61,7 @@ std::vector<std::string> options_in(std::string_view text, const std::string& fi
   if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
   std::vector<std::string> options;
   for (std::size_t number = 1; !text.empty(); ++number) {
-    const std::string_view whole = text.substr(0, text.find('\n'));
-    text.remove_prefix(std::min(text.size(), whole.size() + 1));
-    const std::string_view line = trimmed(whole);
+    const std::string_view line = trimmed(take_until(text, '\n'));
     if (line.empty() || line.front() == '#' || line.front() == ';') continue;
     const auto equals = line.find('=');
     const std::string name(trimmed(line.substr(0, equals)));
@@ -156,15 +153,15 @@ struct Parser::State {
   }
 
   [[noreturn]] void unknown(const std::string& given, const std::string& where) const {
-    std::string bare = given.substr(0, given.find('='));
-    bare.erase(0, bare.find_first_not_of('-'));
+    const std::string name = given.substr(0, given.find('='));
+    const std::string bare = name.substr(std::min(name.size(), name.find_first_not_of('-')));
     std::string near = bare.size() > 1 ? closest(bare, names()) : "";
-    for (const std::string& name : names()) {
-      if (near.empty() && bare.size() > 3 && name.find(bare) != std::string::npos) near = name;
+    for (const std::string& known : names()) {
+      if (near.empty() && bare.size() > 3 && known.find(bare) != std::string::npos) near = known;
     }
-    throw UsageError(fmt::format(
-        "there is no option '{}'{}; {}", printable(given.substr(0, given.find('='))), where,
-        near.empty() ? "--help lists what there is" : "did you mean --" + near + "?"));
+    throw UsageError(
+        fmt::format("there is no option '{}'{}; {}", printable(name), where,
+                    near.empty() ? "--help lists what there is" : "did you mean --" + near + "?"));
   }
 
   void print_help() const {
@@ -275,18 +272,19 @@ void Parser::require(std::vector<std::string> names) { state_->required = std::m
 bool Parser::parse(int argc, const char* const* argv) {
   State& state = *state_;
   std::vector<std::string> arguments = with_underscores(argc, argv);
+  // Help once, also where mpirun starts many.
+  const bool is_first = mpi::launched_rank() <= 0;
   for (const std::string& argument : arguments) {
     if (argument == "--") break;
-    // Once, also where mpirun starts many.
-    const bool is_first = mpi::launched_rank() <= 0;
     if (argument == "--help" || argument == "-h") {
       if (is_first) state.print_help();
       return false;
     }
     if (argument == "--version") {
-      if (!is_first) return false;
-      std::cout << fmt::format("{} {} ({})\n", state.program, version(), git_commit())
-                << std::flush;
+      if (is_first) {
+        std::cout << fmt::format("{} {} ({})\n", state.program, version(), git_commit())
+                  << std::flush;
+      }
       return false;
     }
   }
@@ -323,8 +321,7 @@ bool Parser::parse(int argc, const char* const* argv) {
       const std::string_view text(reinterpret_cast<const char*>(content.data()), content.size());
       std::vector<std::string> options = options_in(text, name);
       for (const auto& [key, on] : take_switches(options, state.options)) {
-        const bool is_given = state.values.count(key) != 0U && !state.values[key].defaulted();
-        if (!is_given) switches.emplace(key, on);
+        if (!is_given(key)) switches.emplace(key, on);
       }
       try {
         po::store(po::command_line_parser(options).options(everything).style(style).run(),
@@ -348,8 +345,7 @@ bool Parser::parse(int argc, const char* const* argv) {
     throw UsageError(fmt::format("{} (see --help)", error.what()));
   }
   for (const std::string& name : state.required) {
-    const bool given = state.values.count(name) != 0U && !state.values[name].defaulted();
-    if (!given) throw UsageError(fmt::format("--{} is missing (see --help)", name));
+    if (!is_given(name)) throw UsageError(fmt::format("--{} is missing (see --help)", name));
   }
   for (const auto& check : state.checks) check();
   return true;

@@ -69,7 +69,6 @@ class Fitter {
   int run();
 
  private:
-  int classify_features(bool found, Clock::time_point start);
   struct Set {
     const Catalog* tiles;
     const char* name;
@@ -87,6 +86,7 @@ class Fitter {
   void read_features();
   void classify();
   void evaluate(Set& set) const;
+  int classify_features(bool features_are_kept, Clock::time_point start);
   void write_record(RunStatus status);       // rank 0
   void write_model();                        // rank 0
   void print_summary(double seconds) const;  // rank 0
@@ -317,18 +317,13 @@ int Fitter::run() {
     write_record(RunStatus::kRunning);
   });
   found = ranks_.sum(found);
-  try {
-    return classify_features(found != 0, start);
-  } catch (...) {
-    try {
-      if (ranks_.is_root()) write_record(RunStatus::kFailed);
-    } catch (const Error&) {  // what stopped the work is what counts
-    }
-    throw;
-  }
+  return or_mark_failed([&] { return classify_features(found != 0, start); },
+                        [&] {
+                          if (ranks_.is_root()) write_record(RunStatus::kFailed);
+                        });
 }
 
-int Fitter::classify_features(bool found, Clock::time_point start) {
+int Fitter::classify_features(bool features_are_kept, Clock::time_point start) {
   if (ranks_.is_root()) warn_of_one_folder(sets_);
   if (ranks_.is_root() && options_.pretrained_weights == "none") {
     log::warn("no --pretrained_weights given: features are those of a randomly initialised {}",
@@ -340,7 +335,7 @@ int Fitter::classify_features(bool found, Clock::time_point start) {
     auto* label = set->labels.mutable_data_ptr<std::int64_t>();
     for (std::size_t i = first; i < last; ++i) *label++ = set->tiles->tiles[i].label;
   }
-  if (found) {
+  if (features_are_kept) {
     if (ranks_.is_root()) log::line("features of '{}' are used again", options_.features.native());
     read_features();
   } else {
@@ -353,7 +348,7 @@ int Fitter::classify_features(bool found, Clock::time_point start) {
     if (ranks_.is_root()) log::line("stopped by a signal; the same command starts again");
     return kExitInterrupted;
   }
-  if (!found && !options_.features.empty()) {
+  if (!features_are_kept && !options_.features.empty()) {
     const torch::Tensor train = gather_rows(train_.features, ranks_);
     const torch::Tensor validation = gather_rows(validation_.features, ranks_);
     mpi::together(ranks_, [&] {
@@ -368,7 +363,7 @@ int Fitter::classify_features(bool found, Clock::time_point start) {
       1, train_.loss, train_.error, validation_.loss, validation_.error, 0, seconds_since(start),
       0};
   row_.tiles_per_s = static_cast<double>(sets_.train.tiles.size()) / row_.seconds;
-  record_.environment.emplace_back("features", found ? "used again" : "computed");
+  record_.environment.emplace_back("features", features_are_kept ? "used again" : "computed");
   record_.environment.emplace_back("feature_seconds",
                                    fmt::format("{}", std::round(1000 * feature_seconds) / 1000));
   mpi::together(ranks_, [&] {

@@ -11,20 +11,13 @@
 #include <string_view>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/text.h"
 
 namespace quadrat::geo {
 
 namespace {
 
 constexpr std::string_view kPrefix = "rows.";
-
-/// Cuts the text before the first `separator` off `rest`.
-std::string_view take(std::string_view& rest, char separator) {
-  const auto end = rest.find(separator);
-  const std::string_view field = rest.substr(0, end);
-  rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
-  return field;
-}
 
 template <typename T>
 bool number(std::string_view text, T& value) {
@@ -49,17 +42,17 @@ void for_each_cut_tile(std::string_view lines, const std::vector<SurveyedImage>&
                        const std::function<void(std::size_t, std::int64_t, const CutTile&)>& use) {
   std::vector<CutTile> tiles;
   const auto parse = [&](std::string_view line, std::size_t& image, std::int64_t& row) {
-    if (!number(take(line, '\t'), image) || image >= images.size()) return false;
+    if (!number(take_until(line, '\t'), image) || image >= images.size()) return false;
     const SurveyedImage& surveyed = images[image];
-    if (!number(take(line, '\t'), row) || row < 0 || row >= surveyed.rows) return false;
-    if (take(line, '\t') != surveyed.fingerprint) return false;
+    if (!number(take_until(line, '\t'), row) || row < 0 || row >= surveyed.rows) return false;
+    if (take_until(line, '\t') != surveyed.fingerprint) return false;
     tiles.clear();
     while (!line.empty()) {
-      std::string_view fields = take(line, ' ');
+      std::string_view fields = take_until(line, ' ');
       CutTile tile;
       std::uint8_t fate = 0;
-      if (!number(take(fields, ':'), tile.column) || tile.column < 0 ||
-          tile.column >= surveyed.columns || !number(take(fields, ':'), fate) ||
+      if (!number(take_until(fields, ':'), tile.column) || tile.column < 0 ||
+          tile.column >= surveyed.columns || !number(take_until(fields, ':'), fate) ||
           !number(fields, tile.file_bytes)) {
         return false;
       }
@@ -72,7 +65,7 @@ void for_each_cut_tile(std::string_view lines, const std::vector<SurveyedImage>&
   while (lines.find('\n') != std::string_view::npos) {
     std::size_t image = 0;
     std::int64_t row = 0;
-    if (!parse(take(lines, '\n'), image, row)) continue;
+    if (!parse(take_until(lines, '\n'), image, row)) continue;
     for (const CutTile& tile : tiles) use(image, row, tile);
   }
 }

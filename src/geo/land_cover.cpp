@@ -66,10 +66,7 @@ ClassTable ClassTable::read(const Path& path) {
 ClassTable ClassTable::parse(std::string_view text, const std::string& name_of_file) {
   std::map<std::int32_t, std::string> names;
   for (std::size_t number = 1; !text.empty(); ++number) {
-    const std::string_view line = trimmed(text.substr(0, text.find('\n')));
-    text.remove_prefix(std::min(text.size(), text.find('\n') == std::string_view::npos
-                                                 ? text.size()
-                                                 : text.find('\n') + 1));
+    const std::string_view line = trimmed(take_until(text, '\n'));
     if (line.empty() || line.front() == '#') continue;
     const auto wrong = [&](const std::string& finding) {
       return InputError("use class table", name_of_file,

@@ -30,10 +30,8 @@ CutPlan read_manifest(std::string_view text, const std::string& name,
   std::set<std::string> classes;
   std::vector<int> set_of(images.size(), -1);
   for (std::size_t number = 1; !text.empty(); ++number) {
-    const auto end = text.find('\n');
-    std::string_view line = text.substr(0, end);
+    std::string_view line = take_until(text, '\n');
     if (line.ends_with('\r')) line.remove_suffix(1);
-    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
     const auto wrong = [&](const std::string& finding) {
       return InputError("use manifest", name,
                         fmt::format("line {}, '{}': {}", number, printable(line), finding),

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdlib>
-#include <cstdlib>
 #include <cstring>
 
 #if defined(__x86_64__) && defined(__GNUC__)

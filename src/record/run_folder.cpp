@@ -7,6 +7,18 @@
 
 namespace quadrat {
 
+int or_mark_failed(const std::function<int()>& work, const std::function<void()>& mark_failed) {
+  try {
+    return work();
+  } catch (...) {
+    try {
+      mark_failed();
+    } catch (const Error&) {  // what stopped the work is what counts
+    }
+    throw;
+  }
+}
+
 RunFolder::RunFolder(Path runs, std::string name) : path_(std::move(runs) / std::move(name)) {}
 
 bool RunFolder::is_complete(const Settings& config, bool (*may_differ)(const std::string&),

@@ -285,9 +285,7 @@ void add_corners(ScoreRecord& record, const Path& tile_summaries) {
   std::unordered_map<std::string_view, TileCorners> corners;
   constexpr std::string_view kHeader = "filename,llcrnrlat,llcrnrlon,urcrnrlat,urcrnrlon";
   for (std::size_t number = 1; !rest.empty(); ++number) {
-    const std::size_t end = std::min(rest.find('\n'), rest.size());
-    std::string_view line = rest.substr(0, end);
-    rest.remove_prefix(std::min(end + 1, rest.size()));
+    std::string_view line = take_until(rest, '\n');
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (number == 1 && line != kHeader) {
       throw InputError("read tile corners", tile_summaries.native(),

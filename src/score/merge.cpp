@@ -45,9 +45,7 @@ std::unordered_map<std::string, TileCorners> read_corners(const Path& root) {
   std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   bool is_header = true;
   while (!text.empty()) {
-    const auto end = text.find('\n');
-    std::string_view line = text.substr(0, end);
-    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+    std::string_view line = take_until(text, '\n');
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (line.empty()) continue;
     if (is_header) {

@@ -75,13 +75,17 @@ Settings environment_of(const ScoreOptions& options, const Start& start,
           {"git_commit", std::string(git_commit())}};
 }
 
+bool is_of_model(const ScoreRecord& record, const Start& start) {
+  return setting(record.environment, "model_crc32") == hex(start.model_crc32);
+}
+
 void require_same_run(const ScoreRecord& earlier, const ScoreOptions& options, const Start& start,
                       Precision precision) {
   const auto refuse = [&](const std::string& finding) {
     throw InputError("go on with scores", folder_of(options).native(), finding,
                      "give another --name, the same settings, or remove that folder");
   };
-  if (setting(earlier.environment, "model_crc32") != hex(start.model_crc32)) {
+  if (!is_of_model(earlier, start)) {
     refuse(fmt::format("they were made with another model than '{}' is now",
                        model_path_of(options).native()));
   }

@@ -26,6 +26,9 @@ std::uint32_t checksum_of(const Catalog& catalog);
 Settings environment_of(const ScoreOptions& options, const Start& start,
                         const std::vector<Bytes>& hosts);
 
+/// Whether the record is of the model as it is now.
+bool is_of_model(const ScoreRecord& record, const Start& start);
+
 /// @throws InputError naming what differs, where the record is of a run whose results are not to be
 /// gone on with
 void require_same_run(const ScoreRecord& earlier, const ScoreOptions& options, const Start& start,

@@ -148,8 +148,8 @@ void Job::prepare() {
   if (has_record) record_ = read_score_record(record_path_);
   // Its tiles may be gone by now.
   if (has_record && record_.status == RunStatus::kComplete && options_.resume == "auto" &&
-      record_.config == options_.as_used && !std::filesystem::exists(options_.tiles, error) &&
-      setting(record_.environment, "model_crc32") == fmt::format("{:08x}", start_.model_crc32)) {
+      record_.config == options_.as_used && is_of_model(record_, start_) &&
+      !std::filesystem::exists(options_.tiles, error)) {
     is_complete_ = true;
     summarise(record_);
     return;

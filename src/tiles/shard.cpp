@@ -67,8 +67,7 @@ ShardSet read_shard_index(const Path& folder) {
   std::vector<std::uint64_t> needed;  // bytes each shard must have
   std::size_t number = 0;
   while (!text.empty()) {
-    const std::string_view line = text.substr(0, text.find('\n'));
-    text.remove_prefix(line.size() + 1);
+    const std::string_view line = take_until(text, '\n');
     ++number;
     if (number == 1) {
       if (line != kHeader)

@@ -289,10 +289,7 @@ void Finetuner::save_checkpoint() {
 }
 
 void Finetuner::fail_for_loss() {
-  mpi::together(ranks_, [&] {
-    write_kept_model();
-    write_record(RunStatus::kFailed);
-  });
+  mpi::together(ranks_, [&] { write_kept_model(); });
   const std::string kept = position_.kept_epoch > 0
                                ? fmt::format("the model of epoch {} is kept in '{}'",
                                              position_.kept_epoch, folder_.model().native())
@@ -337,15 +334,7 @@ int Finetuner::run() {
   resume();
   announce();
   mpi::together(ranks_, [&] { write_record(RunStatus::kRunning); });
-  try {
-    return train();
-  } catch (...) {
-    try {
-      write_record(RunStatus::kFailed);
-    } catch (const Error&) {  // what stopped the training is what counts
-    }
-    throw;
-  }
+  return or_mark_failed([&] { return train(); }, [&] { write_record(RunStatus::kFailed); });
 }
 
 int Finetuner::train() {

@@ -1,6 +1,7 @@
 #include "quick_look.h"
 
 #include <gtest/gtest.h>
+
 #include <cstdint>
 
 namespace quadrat::score {

@@ -25,8 +25,11 @@ keyring=()
 tree=
 while (($#)); do
   case $1 in
-    --keyring) keyring=(--keyring="${2:?--keyring needs a file}"); shift ;;
-    --tree) tree=${2:?--tree needs a folder}; shift ;;
+    --keyring | --tree)
+      [ -n "${2-}" ] || usage_error "$1 needs a value"
+      if [ "$1" = --tree ]; then tree=$2; else keyring=(--keyring="$2"); fi
+      shift
+      ;;
     -h | --help) print_help; exit 0 ;;
     -*) usage_error "unknown option '$1'" ;;
     *) break ;;
@@ -37,8 +40,8 @@ done
 suite=$1 mirror=$2 command=${3:-tools/quickstart && tools/test}
 # debootstrap knows suites by name; newer ones than itself are made as these are.
 case $suite in
-  bookworm | trixie) family=(sid) areas=main; sections=("$suite-updates") ;;
-  noble) family=(gutsy) areas=main,universe; sections=("$suite-updates" "$suite-security") ;;
+  bookworm | trixie) family=sid areas=main; sections=("$suite-updates") ;;
+  noble) family=gutsy areas=main,universe; sections=("$suite-updates" "$suite-security") ;;
   *) usage_error "unknown suite '$suite'" ;;
 esac
 ((EUID == 0)) || die "only root can make another system's tree"
@@ -51,7 +54,7 @@ fi
 if [ ! -e "$tree/etc/debian_version" ]; then
   say "$suite into $tree ..."
   debootstrap --variant=minbase --include=ca-certificates,git --components="$areas" "${keyring[@]}" \
-    "$suite" "$tree" "$mirror" "/usr/share/debootstrap/scripts/${family[0]}" >"$tree.log" 2>&1 \
+    "$suite" "$tree" "$mirror" "/usr/share/debootstrap/scripts/$family" >"$tree.log" 2>&1 \
     || { tail -5 "$tree.log" >&2; die "debootstrap failed (above; all of it in $tree.log)"; }
   rm "$tree.log"
   for section in "$suite" "${sections[@]}"; do echo "deb $mirror $section ${areas//,/ }"; done >"$tree/etc/apt/sources.list"

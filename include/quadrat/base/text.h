@@ -20,6 +20,10 @@ void require_plain_name(std::string_view option, std::string_view name);
 /// The candidate closest to `word` by edit distance, or "" where none is near: for "did you mean".
 std::string closest(std::string_view word, const std::vector<std::string>& candidates);
 
+/// What comes before the first `separator`, all of it where there is none; `rest` is moved past
+/// both.
+std::string_view take_until(std::string_view& rest, char separator);
+
 /// Without blanks and carriage returns at its ends.
 std::string_view trimmed(std::string_view text);
 

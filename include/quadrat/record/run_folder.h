@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,10 @@
 #include "quadrat/record/run_record.h"
 
 namespace quadrat {
+
+/// What `work` returns; where it throws, `mark_failed` runs first, whose own failure to write is
+/// nobody's concern then.
+int or_mark_failed(const std::function<int()>& work, const std::function<void()>& mark_failed);
 
 /// runs/NAME/, the files of one training run (DESIGN, section 6). Used on rank 0 alone.
 class RunFolder {
