@@ -206,6 +206,8 @@ class Fit(InFolder):
             f.write(b"no PNG")
         done = run(PROGRAM, "--train", "one", "--validation", "one", *rest, expect=2)
         self.assertIn("cannot use tile 'one/one/a.png'", done.stderr)
+        with h5py.File("runs/x/run.h5") as f:
+            self.assertEqual(f.attrs["status"], b"failed")
         self.fails(2, "nowhere", program=PROGRAM, ranks=2, arguments=["--train", "nowhere", "--validation", "one", *rest])
         save_file({"a": torch.zeros(1)}, "other.safetensors")
         self.fails(2, "other.safetensors", program=PROGRAM, ranks=2,

@@ -58,10 +58,14 @@ RunRecord made_run(const std::string& name, std::uint64_t seed, std::size_t tile
                    {"augment", "dihedral"},
                    {"precision", "bf16"},
                    {"seed", fmt::format("{}", seed)}};
-  record.environment = {{"ranks", "2"},           {"hosts", "node01"},
-                        {"device", "cpu"},        {"threads_per_rank", "1"},
-                        {"precision", "bf16"},    {"libtorch", "2.11.0"},
-                        {"mpi", "Open MPI 4.1.4"}};
+  record.environment = {{"ranks", "2"},
+                        {"hosts", "node01"},
+                        {"device", "cpu"},
+                        {"threads_per_rank", "1"},
+                        {"precision", "bf16"},
+                        {"libtorch", "2.11.0"},
+                        {"mpi", "Open MPI 4.1.4"},
+                        {"tiles_crc32", "67267253"}};
   record.classes = kClasses;
   for (std::uint32_t epoch = 1; epoch <= epochs; ++epoch) {
     const double progress = static_cast<double>(epoch) / epochs;

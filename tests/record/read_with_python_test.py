@@ -49,6 +49,8 @@ def check_run(path):
         assert config["weight_decay"] == 0.0005
         assert text(config["lr_schedule"]) == "cosine"
         assert f["environment"].attrs["ranks"] == 2
+        # Eight digits are a checksum here, not a number.
+        assert f["environment"].attrs["tiles_crc32"] == b"67267253"
         assert [text(c) for c in f["classes"][()]] == CLASSES
         epochs = f["epochs"]
         assert epochs.chunks is not None and epochs.maxshape == (None,)

@@ -44,6 +44,15 @@ class RunsTest : public test::InFolder {
   }
 };
 
+TEST_F(RunsTest, of_equal_epochs_the_kept_one_is_best) {
+  RunRecord run = test::made_run("tie", 0, 12, 4);
+  for (EpochRow& epoch : run.epochs) epoch.validation_error = 0.5;
+  for (const std::uint32_t kept : {1U, 3U, 4U}) {
+    run.kept_epoch = kept;
+    EXPECT_EQ(best_epoch(run, Metric::kValidationError)->epoch, kept);
+  }
+}
+
 TEST_F(RunsTest, best_epoch_counts_not_the_last) {
   keep("late", {0.5, 0.4, 0.3});
   keep("early", {0.5, 0.2, 0.45});

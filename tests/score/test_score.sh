@@ -243,6 +243,8 @@ for name in nothing short; do [ -e "scores/$name" ] && fail "scores/$name was ma
 mkdir garbage
 for n in 1 2 3; do echo garbage >garbage/$n.png; done
 expect 2 "none of the 3 tiles could be read" score --tiles garbage -o model --name garbage
+h5dump -a /status scores/garbage/scores.h5 | grep -q '"failed"' || fail "a scoring that found nothing to read is not failed"
+[ "$(h5dump -d /rejected scores/garbage/scores.h5 | grep -c '[123]\.png')" -eq 3 ] || fail "the tiles are not listed as rejected"
 
 [ "$failures" -eq 0 ] || exit 1
 echo "all passed"

@@ -58,6 +58,10 @@ while read -r file; do [ -s "$file" ] || fail "report: no $file"; done < files.t
 [ "$(head -n 1 files.txt)" = report/index.html ] || fail "report: $(cat files.txt)"
 grep -q 'pictures of mistakes were not found' notes.txt || fail "report: $(cat notes.txt)"
 
+"$report" --run made --scores year2 --output report >files.txt 2>/dev/null
+[ ! -e report/changes.csv ] || fail "report: an earlier report's changes.csv lies beside it"
+grep -q changes.csv files.txt && fail "report: $(cat files.txt)"
+says 1 "name two scorings" "$report" --scores year2 --versus year2 --output r
 says 1 "--output is missing" "$report" --run made
 says 1 "name what to report on" "$report" --output r
 says 1 "--versus needs --scores" "$report" --run made --versus year1 --output r
