@@ -110,7 +110,7 @@ TEST(Parser, files_have_comments_quotes_and_lists) {
 }
 
 TEST(Parser, what_is_no_line_of_a_file_is_named_with_its_number) {
-  for (const char* line : {"train: here", "[section]", "= here", "words"}) {
+  for (const char* line : {"train: here", "[section]", "[a = b]", "= here", "words"}) {
     const File file(std::string("num_epochs = 3\n") + line + "\n");
     Program p;
     const std::string error = p.error({"-c", file.path()});
