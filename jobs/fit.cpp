@@ -1,6 +1,9 @@
 // quadrat-fit: features of a pretrained network, and a classifier fitted to them, on MPI ranks.
 #include "quadrat/fit/fit.h"
 
+#include <fmt/format.h>
+
+#include "quadrat/base/error.h"
 #include "quadrat/cli/parser.h"
 
 int main(int argc, char** argv) {
@@ -55,9 +58,16 @@ int main(int argc, char** argv) {
   parser.require({"train", "validation", "pretrained_model_type", "output_model_name"});
   return quadrat::cli::run(parser, argc, argv, [&] {
     o.validate();
+    const bool is_forest = o.classifier == "random_forest";
+    for (const char* other : {is_forest ? "l2" : "trees", is_forest ? "max_iterations" : "depth"}) {
+      if (!parser.is_given(other)) continue;
+      throw quadrat::UsageError(fmt::format(
+          "--{} is given, but --classifier is {}, which has no such setting; leave it out", other,
+          o.classifier));
+    }
     quadrat::Settings config = parser.as_used();
-    for (auto& [name, value] : config) {
-      if (name == "classifier") value = o.classifier;
+    for (quadrat::Setting& setting : config) {
+      if (setting.name == "classifier") setting.value = o.classifier;
     }
     return quadrat::fit::fit(o, config);
   });

@@ -138,8 +138,8 @@ int main(int argc, char** argv) {
       options.words, "list | show NAME | compare [NAME...] | best [NAME...] | export NAME",
       "  list       one line a run, best first\n"
       "  show       all of one run: settings, epochs, confusion matrix, metrics by class\n"
-      "  compare    results, settings side by side, curves; runs that differ only in the seed as "
-      "one\n"
+      "  compare    results, the settings that differ, curves; runs that differ only in the seed "
+      "as one\n"
       "             (mean and standard deviation). All runs where none is named\n"
       "  best       the name of the best complete run (of those named), and nothing else\n"
       "  export     a table of the run as CSV");

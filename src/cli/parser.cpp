@@ -26,6 +26,7 @@ constexpr const char* kWords = "words";
 struct Option {
   std::string name;
   std::function<std::string()> as_text;
+  Setting::Type type = Setting::Type::kText;
   std::function<void(bool)> turn = nullptr;  ///< of a switch
 };
 
@@ -211,9 +212,12 @@ void Parser::add(const std::string& names, std::string& target, const std::strin
 void Parser::add(const std::string& names, Path& target, const std::string& value_name,
                  const std::string& help) {
   // Not po::value<Path>: reading a path from a stream stops at the first blank.
-  auto* value = po::value<std::string>()
-                    ->value_name(value_name)
-                    ->notifier([&target](const std::string& text) { target = text; });
+  auto* value =
+      po::value<std::string>()->value_name(value_name)->notifier([&target](std::string text) {
+        // "tiles/" and "tiles" are one folder, also where records are compared.
+        while (text.size() > 1 && text.back() == '/') text.pop_back();
+        target = text;
+      });
   if (!target.empty()) value->default_value(target.string());
   state_->current().add_options()(names.c_str(), value, help.c_str());
   state_->options.push_back({long_name(names), [&target] { return target.string(); }});
@@ -223,7 +227,8 @@ void Parser::add(const std::string& names, std::int64_t& target, const std::stri
                  const std::string& help) {
   state_->current().add_options()(
       names.c_str(), state_->value(target, value_name)->default_value(target), help.c_str());
-  state_->options.push_back({long_name(names), [&target] { return fmt::format("{}", target); }});
+  state_->options.push_back(
+      {long_name(names), [&target] { return fmt::format("{}", target); }, Setting::Type::kInteger});
 }
 
 void Parser::add(const std::string& names, double& target, const std::string& value_name,
@@ -231,7 +236,8 @@ void Parser::add(const std::string& names, double& target, const std::string& va
   state_->current().add_options()(
       names.c_str(), state_->value(target, value_name)->default_value(target, number_text(target)),
       help.c_str());
-  state_->options.push_back({long_name(names), [&target] { return number_text(target); }});
+  state_->options.push_back(
+      {long_name(names), [&target] { return number_text(target); }, Setting::Type::kReal});
 }
 
 void Parser::add(const std::string& names, std::vector<std::string>& target,
@@ -246,7 +252,7 @@ void Parser::add(const std::string& names, bool& target, const std::string& help
   auto* value = po::value<bool>(&target)->implicit_value(true)->zero_tokens();
   state_->current().add_options()(names.c_str(), value, help.c_str());
   state_->options.push_back({long_name(names), [&target] { return target ? "true" : "false"; },
-                             [&target](bool on) { target = on; }});
+                             Setting::Type::kText, [&target](bool on) { target = on; }});
 }
 
 void Parser::add_choice(const std::string& names, std::string& target,
@@ -351,9 +357,10 @@ bool Parser::parse(int argc, const char* const* argv) {
   return true;
 }
 
-std::vector<std::pair<std::string, std::string>> Parser::as_used() const {
-  std::vector<std::pair<std::string, std::string>> result;
-  for (const Option& option : state_->options) result.emplace_back(option.name, option.as_text());
+Settings Parser::as_used() const {
+  Settings result;
+  for (const Option& option : state_->options)
+    result.emplace_back(option.name, option.as_text(), option.type);
   return result;
 }
 

@@ -151,10 +151,10 @@ void Fitter::describe(const Settings& config) {
   int subversion = 0;
   MPI_Get_version(&version, &subversion);
   record_.environment = {
-      {"ranks", fmt::format("{}", ranks_.size())},
-      {"hosts", fmt::format("{}", hosts)},
+      {"ranks", ranks_.size()},
+      {"hosts", hosts},
       {"device", "cpu"},
-      {"threads_per_rank", "1"},
+      {"threads_per_rank", 1},
       {"precision", score::to_string(precision_)},
       {"initial_weights",
        options_.pretrained_weights == "none" ? "random" : options_.pretrained_weights},
@@ -216,8 +216,8 @@ void Fitter::classify() {
       train_.features, train_.labels, classes(), options_.l2, options_.max_iterations, ranks_);
   weight_ = found.weight.to(torch::kFloat);
   bias_ = found.bias.to(torch::kFloat);
-  record_.environment.emplace_back("iterations", fmt::format("{}", found.iterations));
-  record_.environment.emplace_back("objective", fmt::format("{}", found.objective));
+  record_.environment.emplace_back("iterations", found.iterations);
+  record_.environment.emplace_back("objective", found.objective);
   if (!ranks_.is_root()) return;
   log::line("logistic regression: objective {:.6f} after {} iterations", found.objective,
             found.iterations);

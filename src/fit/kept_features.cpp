@@ -53,14 +53,12 @@ bool are_kept(const Path& path, const Settings& made_of) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return false;
   const Settings found = read_features_made_of(path);
-  for (const auto& [name, value] : made_of) {
-    const auto it = std::find_if(found.begin(), found.end(),
-                                 [&key = name](const auto& pair) { return pair.first == key; });
-    const std::string before = it == found.end() ? "" : it->second;
-    if (before == value) continue;
+  for (const Setting& now : made_of) {
+    const std::string before = setting(found, now.name);
+    if (before == now.value) continue;
     throw InputError("use features in", path.native(),
-                     fmt::format("they were made with another {} ('{}', now '{}')", name,
-                                 printable(before), value),
+                     fmt::format("they were made with another {} ('{}', now '{}')", now.name,
+                                 printable(before), now.value),
                      "name another file for these, or remove that one");
   }
   return true;

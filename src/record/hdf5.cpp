@@ -258,17 +258,20 @@ void write_attribute(hid_t object, const std::string& name, hid_t type, const vo
 }
 
 template <typename T>
-bool parses_as(const std::string& text, T& value) {
-  const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
-  return result.ec == std::errc() && result.ptr == text.data() + text.size() &&
-         fmt::format("{}", value) == text;
+T number_in(const Setting& setting) {
+  T number{};
+  const char* end = setting.value.data() + setting.value.size();
+  const auto [stop, error] = std::from_chars(setting.value.data(), end, number);
+  if (error != std::errc() || stop != end)
+    throw Failure(fmt::format("{} is '{}'", setting.name, printable(setting.value)));
+  return number;
 }
 
-std::string attribute_text(const Attribute& attribute, const std::string& name) {
+Setting attribute_setting(const Attribute& attribute, const std::string& name) {
   const std::string action = fmt::format("read attribute '{}'", printable(name));
   const Space space(H5Aget_space(attribute), action);
   const Type type(H5Aget_type(attribute), action);
-  if (H5Sget_simple_extent_type(space) == H5S_NULL) return "";
+  if (H5Sget_simple_extent_type(space) == H5S_NULL) return {name, ""};
   if (H5Sget_simple_extent_npoints(space) != 1) {
     throw Failure(fmt::format("attribute '{}' is not a single value", printable(name)));
   }
@@ -280,7 +283,7 @@ std::string attribute_text(const Attribute& attribute, const std::string& name) 
       check(H5Aread(attribute, wanted, static_cast<void*>(&text)), action);
       const std::string copy = text == nullptr ? "" : text;
       H5free_memory(text);
-      return copy;
+      return {name, copy};
     }
     const std::size_t size_bytes = H5Tget_size(type);
     if (size_bytes > kMaxAttributeBytes) {
@@ -289,22 +292,22 @@ std::string attribute_text(const Attribute& attribute, const std::string& name) 
     }
     std::vector<char> text(size_bytes);
     check(H5Aread(attribute, type, text.data()), action);
-    return fixed_text(text.data(), text.size());
+    return {name, fixed_text(text.data(), text.size())};
   }
   if (kind == H5T_INTEGER) {
     if (H5Tget_sign(type) == H5T_SGN_NONE) {
       std::uint64_t value = 0;
       check(H5Aread(attribute, H5T_NATIVE_UINT64, &value), action);
-      return fmt::format("{}", value);
+      return {name, value};
     }
     std::int64_t value = 0;
     check(H5Aread(attribute, H5T_NATIVE_INT64, &value), action);
-    return fmt::format("{}", value);
+    return {name, value};
   }
   if (kind == H5T_FLOAT) {
     double value = 0;
     check(H5Aread(attribute, H5T_NATIVE_DOUBLE, &value), action);
-    return fmt::format("{}", value);
+    return {name, value};
   }
   throw Failure(fmt::format("attribute '{}' is neither text nor a number", printable(name)));
 }
@@ -396,11 +399,15 @@ void write_attribute(hid_t object, const std::string& name, std::uint64_t value)
 }
 
 std::string read_attribute(hid_t object, const std::string& name) {
+  return read_setting(object, name).value;
+}
+
+Setting read_setting(hid_t object, const std::string& name) {
   if (H5Aexists(object, name.c_str()) <= 0)
     throw Failure(fmt::format("it has no attribute '{}'", name));
   const Attribute attribute(H5Aopen(object, name.c_str(), H5P_DEFAULT),
                             fmt::format("open attribute '{}'", name));
-  return attribute_text(attribute, name);
+  return attribute_setting(attribute, name);
 }
 
 Group create_group(hid_t parent, const char* name) {
@@ -411,44 +418,20 @@ Group create_group(hid_t parent, const char* name) {
           fmt::format("create group '{}'", name)};
 }
 
-namespace {
-
-/// Names, places and checksums, which are text also where all of it is digits.
-bool is_text(std::string_view key) {
-  constexpr std::string_view kText[] = {"output_model_name",
-                                        "name",
-                                        "train",
-                                        "validation",
-                                        "tiles",
-                                        "runs",
-                                        "scores",
-                                        "features",
-                                        "scratch",
-                                        "pretrained_weights",
-                                        "initial_weights",
-                                        "host_names",
-                                        "git_commit",
-                                        "mpi_standard"};
-  return key.ends_with("_crc32") ||
-         std::find(std::begin(kText), std::end(kText), key) != std::end(kText);
-}
-
-}  // namespace
-
 void write_settings(hid_t parent, const char* name, const Settings& settings,
                     std::string_view description) {
   const Group group = create_group(parent, name);
-  for (const auto& [key, value] : settings) {
-    std::int64_t integer = 0;
-    double real = 0;
-    if (is_text(key)) {
-      write_attribute(group, key, std::string_view(value));
-    } else if (parses_as(value, integer)) {
-      write_attribute(group, key, integer);
-    } else if (parses_as(value, real) && std::isfinite(real)) {
-      write_attribute(group, key, real);
-    } else {
-      write_attribute(group, key, std::string_view(value));
+  for (const Setting& setting : settings) {
+    switch (setting.type) {
+      case Setting::Type::kText:
+        write_attribute(group, setting.name, std::string_view(setting.value));
+        break;
+      case Setting::Type::kInteger:
+        write_attribute(group, setting.name, number_in<std::int64_t>(setting));
+        break;
+      case Setting::Type::kReal:
+        write_attribute(group, setting.name, number_in<double>(setting));
+        break;
     }
   }
   check(H5Oset_comment(group, std::string(description).c_str()), "write a comment");
@@ -465,7 +448,7 @@ Settings read_settings(hid_t parent, const char* name) {
     auto& to = *static_cast<Walk*>(data);
     // Exceptions must not cross HDF5's C code.
     try {
-      to.settings.emplace_back(key, read_attribute(object, key));
+      to.settings.push_back(read_setting(object, key));
       return 0;
     } catch (const std::exception& error) {
       to.failure = error.what();

@@ -114,10 +114,9 @@ void write_attribute(hid_t object, const std::string& name, std::uint64_t value)
 /// The attribute as text: numbers in their shortest form. @throws Failure where it is missing or no
 /// single value.
 std::string read_attribute(hid_t object, const std::string& name);
+Setting read_setting(hid_t object, const std::string& name);
 
-/// One attribute a setting. A value that is a number in its usual spelling becomes one, so that
-/// reading it back gives the same text: "10" i8, "0.0005" f8, "5e-4" and "007" stay text, and so do
-/// "true" and "false".
+/// One attribute a setting, of its type.
 void write_settings(hid_t parent, const char* name, const Settings& settings,
                     std::string_view description);
 Settings read_settings(hid_t parent, const char* name);

@@ -33,12 +33,12 @@ bool RunFolder::is_complete(const Settings& config, bool (*may_differ)(const std
   }
   const RunRecord earlier = read_run_summary(record());
   std::vector<std::string> differing;
-  for (const auto& [name, value] : config) {
-    if (may_differ(name)) continue;
-    const std::string before = setting(earlier.config, name);
-    if (before != value)
-      differing.push_back(
-          fmt::format("--{} was '{}' and is '{}'", name, printable(before), printable(value)));
+  for (const Setting& now : config) {
+    if (may_differ(now.name)) continue;
+    const std::string before = setting(earlier.config, now.name);
+    if (before != now.value)
+      differing.push_back(fmt::format("--{} was '{}' and is '{}'", now.name, printable(before),
+                                      printable(now.value)));
   }
   if (!differing.empty()) {
     constexpr std::size_t kShown = 3;

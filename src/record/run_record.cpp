@@ -112,13 +112,6 @@ RunRecord read(const Path& path, bool with_predictions) {
 
 }  // namespace
 
-std::string setting(const Settings& settings, std::string_view name) {
-  for (const auto& [key, value] : settings) {
-    if (key == name) return value;
-  }
-  return "";
-}
-
 std::string_view to_string(RunStatus status) {
   switch (status) {
     case RunStatus::kRunning:

@@ -184,9 +184,10 @@ std::vector<RunGroup> group_by_settings(const std::vector<RunEntry>& entries, Me
     std::string key;
     if (entry.problem.empty()) {
       Settings settings = entry.record.config;
-      std::sort(settings.begin(), settings.end());
-      for (const auto& [name, value] : settings) {
-        if (!kNotWhatWasTrained.contains(name)) key += name + '\0' + value + '\0';
+      std::sort(settings.begin(), settings.end(),
+                [](const Setting& a, const Setting& b) { return a.name < b.name; });
+      for (const Setting& s : settings) {
+        if (!kNotWhatWasTrained.contains(s.name)) key += s.name + '\0' + s.value + '\0';
       }
     } else {
       key = "unreadable " + entry.name;

@@ -118,9 +118,10 @@ Section mistakes(const RunRecord& run, const Path& tiles, std::vector<std::strin
     const std::string uri = pictures.uri(name);
     missing += uri.empty() ? 1 : 0;
     const std::string picture =
-        uri.empty() ? "<span class=\"no-picture\">no picture</span>"
-                    : fmt::format(R"(<img src="{0}" width="{1}" height="{1}" alt="" loading="lazy">)",
-                                  uri, TilePictures::kSide);
+        uri.empty()
+            ? "<span class=\"no-picture\">no picture</span>"
+            : fmt::format(R"(<img src="{0}" width="{1}" height="{1}" alt="" loading="lazy">)", uri,
+                          TilePictures::kSide);
     items += fmt::format(
         R"(<li>{}<p><b>{}</b>, not {}<br><span class="soft">{} sure</span></p><p class="file" title="{}">{}</p></li>)",
         picture, escape(run.classes[run.validation.predicted[i]]),
@@ -192,9 +193,9 @@ std::string settings_section(const std::string& title, const Settings& config,
                              const Settings& environment) {
   const auto list = [](const Settings& settings) {
     std::string html;
-    for (const auto& [name, value] : settings) {
-      html += fmt::format("<div><dt>{}</dt><dd>{}</dd></div>", escape(name),
-                          value.empty() ? "\u2013" : escape(value));
+    for (const Setting& s : settings) {
+      html += fmt::format("<div><dt>{}</dt><dd>{}</dd></div>", escape(s.name),
+                          s.value.empty() ? "\u2013" : escape(s.value));
     }
     return html;
   };

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <limits>
+#include <set>
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/progress.h"
@@ -90,19 +91,27 @@ TextCurve mean_curve(const RunGroup& group, Metric metric) {
   return mean;
 }
 
+/// The settings in which runs differ, runs side by side, and how many they share.
 std::string settings_text(const std::vector<RunGroup>& groups, const TextStyle& style) {
   std::vector<const RunGroup*> readable;
+  std::vector<const Settings*> runs;
   for (const RunGroup& group : groups) {
-    if (group.entries[0]->problem.empty()) readable.push_back(&group);
+    if (!group.entries[0]->problem.empty()) continue;
+    readable.push_back(&group);
+    for (const RunEntry* entry : group.entries) runs.push_back(&entry->record.config);
   }
-  if (readable.empty()) return "";
-  std::vector<std::string> names;
-  for (const RunGroup* group : readable) {
-    for (const auto& [name, value] : group->entries[0]->record.config) {
-      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  std::vector<std::string> differing;
+  std::set<std::string> seen{"output_model_name"};  // differs always, and heads the columns
+  for (const Settings* run : runs) {
+    for (const Setting& s : *run) {
+      if (!seen.insert(s.name).second) continue;
+      const auto is_other = [&](const Settings* other) {
+        return setting(*other, s.name) != s.value;
+      };
+      if (std::any_of(runs.begin(), runs.end(), is_other)) differing.push_back(s.name);
     }
   }
-  // A run's values of one setting: several where its group's runs differ in it (the seed).
+  // A group's values of one setting: several where its runs differ in it (the seed).
   const auto value = [](const RunGroup& group, const std::string& name) {
     std::vector<std::string> values;
     for (const RunEntry* entry : group.entries) {
@@ -113,16 +122,16 @@ std::string settings_text(const std::vector<RunGroup>& groups, const TextStyle& 
     return fmt::format("{}", fmt::join(values, " "));
   };
   constexpr std::size_t kMaxCell = 24;
-  std::size_t name_width = 2;
-  for (const std::string& name : names) name_width = std::max(name_width, display_width(name) + 2);
+  std::size_t name_width = 0;
+  for (const std::string& name : differing) name_width = std::max(name_width, display_width(name));
   std::string text;
-  for (std::size_t first = 0; first < readable.size();) {
+  for (std::size_t first = 0; first < readable.size() && !differing.empty();) {
     // As many runs side by side as the terminal has room for.
     std::size_t last = first;
     std::size_t width = name_width;
     while (last < readable.size()) {
       std::size_t cell = display_width(shortened(readable[last]->name, kMaxCell));
-      for (const std::string& name : names) {
+      for (const std::string& name : differing) {
         cell = std::max(cell, display_width(shortened(value(*readable[last], name), kMaxCell)));
       }
       width += cell + 2;
@@ -133,12 +142,8 @@ std::string settings_text(const std::vector<RunGroup>& groups, const TextStyle& 
     for (std::size_t i = first; i < last; ++i)
       header.push_back(shortened(readable[i]->name, kMaxCell));
     TextTable table(header);
-    for (const std::string& name : names) {
-      const std::string reference = value(*readable[0], name);
-      const bool differs =
-          std::any_of(readable.begin(), readable.end(),
-                      [&](const RunGroup* group) { return value(*group, name) != reference; });
-      std::vector<std::string> row{fmt::format("{} {}", differs ? '*' : ' ', printable(name, 60))};
+    for (const std::string& name : differing) {
+      std::vector<std::string> row{printable(name, 60)};
       for (std::size_t i = first; i < last; ++i)
         row.push_back(shortened(value(*readable[i], name), kMaxCell));
       table.add(std::move(row));
@@ -147,7 +152,9 @@ std::string settings_text(const std::vector<RunGroup>& groups, const TextStyle& 
     text += table.text(style.colour) + (last < readable.size() ? "\n" : "");
     first = last;
   }
-  return text;
+  const std::size_t alike = seen.size() - 1 - differing.size();
+  return text + fmt::format("{} setting{} the same in all (quadrat-runs show NAME)\n", alike,
+                            alike == 1 ? " is" : "s are");
 }
 
 std::string confusion_text(const RunRecord& run, const TextStyle& style) {
@@ -282,7 +289,7 @@ std::string show_text(const RunRecord& run, const TextStyle& style) {
 
   const auto list = [&](const std::string& title, const Settings& settings) {
     TextTable table({"", ""});
-    for (const auto& [name, value] : settings) table.add({printable(name), printable(value, 200)});
+    for (const Setting& s : settings) table.add({printable(s.name), printable(s.value, 200)});
     table.align_left(1);
     text += heading(title, style) + table.text(false, 2);
   };
@@ -364,7 +371,7 @@ std::string compare_text(const std::vector<RunEntry>& entries, Metric metric,
   std::string text = results.text(style.colour);
   if (grouped)
     text += "runs that differ only in the seed are grouped: mean ± sample standard deviation\n";
-  text += heading("Settings (* where they differ)", style) + settings_text(groups, style);
+  text += heading("Settings that differ", style) + settings_text(groups, style);
   if (!curves.empty()) {
     text += "\n" + plot_text(curves, metric_title(metric) + " by epoch", is_error(metric), style);
     if (groups.size() > kMaxCurves) text += fmt::format("only the best {} are drawn\n", kMaxCurves);
@@ -423,7 +430,7 @@ std::string export_csv(const RunRecord& run, const std::string& table) {
     }
   } else if (table == "config") {
     text = "name,value\n";
-    for (const auto& [name, value] : run.config) text += csv_row({name, value});
+    for (const Setting& s : run.config) text += csv_row({s.name, s.value});
   } else {
     throw UsageError(fmt::format("--table is '{}', but must be one of {}", printable(table),
                                  enumerate(export_tables())));

@@ -115,12 +115,12 @@ void Finetuner::describe(const Settings& config) {
   int version = 0, subversion = 0;
   MPI_Get_version(&version, &subversion);
   record_.environment = {
-      {"ranks", fmt::format("{}", ranks_.size())},
-      {"hosts", fmt::format("{}", hosts)},
+      {"ranks", ranks_.size()},
+      {"hosts", hosts},
       {"device", session_.device.is_cuda() ? "cuda" : "cpu"},
-      {"threads_per_rank", fmt::format("{}", session_.threads)},
+      {"threads_per_rank", session_.threads},
       {"precision", session_.bf16 ? "bf16" : "fp32"},
-      {"learning_rate", fmt::format("{}", options_.effective_learning_rate())},
+      {"learning_rate", options_.effective_learning_rate()},
       {"initial_weights", session_.weights_given() ? options_.pretrained_weights : "random"},
       {"quadrat", std::string(quadrat::version())},
       {"libtorch", TORCH_VERSION},

@@ -88,7 +88,7 @@ TEST(Parser, the_command_line_turns_off_what_the_file_turns_on) {
     Program p;
     ASSERT_TRUE(p.parse({"-c", file.path(), off}));
     EXPECT_FALSE(p.fast) << off;
-    EXPECT_EQ(p.parser.as_used()[4].second, "false");
+    EXPECT_EQ(p.parser.as_used()[4].value, "false");
   }
   const File turns_off("train = here\nfast = off\n");
   Program p;
@@ -140,13 +140,24 @@ TEST(Parser, errors_say_what_was_given_and_what_is_meant) {
   EXPECT_THAT(Program().error({"--train", "x", "--train", "y"}), HasSubstr("train"));
 }
 
+TEST(Parser, folders_with_and_without_a_slash_are_one) {
+  for (const auto& [given, used] : {std::pair("a/b//", "a/b"), {"/", "/"}, {"a b", "a b"}}) {
+    Program p;
+    ASSERT_TRUE(p.parse({"--train", given}));
+    EXPECT_EQ(p.train, Path(used));
+  }
+}
+
 TEST(Parser, as_used_lists_every_option_with_its_value) {
   Program p;
   ASSERT_TRUE(p.parse({"--train", "x", "--rate", "5e-4"}));
-  using Used = std::pair<std::string, std::string>;
-  EXPECT_THAT(p.parser.as_used(), testing::ElementsAre(Used("train", "x"), Used("num_epochs", "10"),
-                                                       Used("rate", "0.0005"), Used("image", ""),
-                                                       Used("fast", "false"), Used("kind", "a")));
+  const Settings used = p.parser.as_used();
+  EXPECT_THAT(used, testing::ElementsAre(Setting("train", "x"), Setting("num_epochs", 10),
+                                         Setting("rate", 0.0005), Setting("image", ""),
+                                         Setting("fast", "false"), Setting("kind", "a")));
+  EXPECT_EQ(used[0].type, Setting::Type::kText);
+  EXPECT_EQ(used[1].type, Setting::Type::kInteger);
+  EXPECT_EQ(used[2].type, Setting::Type::kReal);
   EXPECT_TRUE(p.parser.is_given("rate"));
   EXPECT_FALSE(p.parser.is_given("num_epochs"));
 }

@@ -189,6 +189,8 @@ class Fit(InFolder):
         usage("--sample_frac is 0", *LINEAR, "-o", "x", "-f", "0")
         usage("--l2 is -1", *LINEAR, "-o", "x", "--l2", "-1")
         usage("--trees is 0", *FOREST, "-o", "x", "--trees", "0")
+        usage("--l2 is given, but --classifier is random_forest", *FOREST, "-o", "x", "--l2", "0.1")
+        usage("--depth is given, but --classifier is logistic_regression", *LINEAR, "-o", "x", "--depth", "3")
         usage("--depth is 26", *FOREST, "-o", "x", "--depth", "26")
         for side in "one", "other":
             os.makedirs(f"{side}/Forest")

@@ -50,18 +50,18 @@ RunRecord made_run(const std::string& name, std::uint64_t seed, std::size_t tile
                    {"validation", "tiles/validation"},
                    {"pretrained_model_type", seed % 2 == 0 ? "resnet18" : "alexnet"},
                    {"retraining_type", seed % 3 == 0 ? "last_only" : "all"},
-                   {"num_epochs", fmt::format("{}", epochs)},
-                   {"batch_size", "64"},
-                   {"learning_rate", "0.01"},
-                   {"weight_decay", "0.0005"},
+                   {"num_epochs", epochs},
+                   {"batch_size", 64},
+                   {"learning_rate", 0.01},
+                   {"weight_decay", 0.0005},
                    {"lr_schedule", "cosine"},
                    {"augment", "dihedral"},
                    {"precision", "bf16"},
-                   {"seed", fmt::format("{}", seed)}};
-  record.environment = {{"ranks", "2"},
-                        {"hosts", "node01"},
+                   {"seed", seed}};
+  record.environment = {{"ranks", 2},
+                        {"hosts", 1},
                         {"device", "cpu"},
-                        {"threads_per_rank", "1"},
+                        {"threads_per_rank", 1},
                         {"precision", "bf16"},
                         {"libtorch", "2.11.0"},
                         {"mpi", "Open MPI 4.1.4"},
@@ -101,8 +101,8 @@ ScoreRecord made_scores(std::uint64_t seed, std::uint32_t across, double town_ra
   record.status = RunStatus::kComplete;
   record.seconds = 0.004 * across * across;
   record.config = {
-      {"tiles", "tiles/county"}, {"output_model_name", "resnet_all"}, {"sample_frac", "1"}};
-  record.environment = {{"ranks", "2"}, {"device", "cpu"}, {"precision", "int8"}};
+      {"tiles", "tiles/county"}, {"output_model_name", "resnet_all"}, {"sample_frac", 1.0}};
+  record.environment = {{"ranks", 2}, {"device", "cpu"}, {"precision", "int8"}};
   record.classes = kClasses;
   KeyedRandom random({seed, 78});
   const double side_degrees_lat = 224.0 / 111320.0;

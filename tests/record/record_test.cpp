@@ -80,8 +80,10 @@ TEST_F(RecordTest, run_reads_back_as_written) {
   written.config.emplace_back("zeros", "007");
   written.config.emplace_back("exponent", "5e-4");
   written.config.emplace_back("flag", "true");
-  written.config.emplace_back("below", "-3");
-  written.config.emplace_back("name_like_a_number", "inf");
+  written.config.emplace_back("digits", "123");
+  written.config.emplace_back("below", -3);
+  written.config.emplace_back("real", 0.1);
+  written.config.emplace_back("whole", 2.0);
   written.config.emplace_back("long", std::string(200000, 'x'));
   write_run_record(path_, written);
   const RunRecord read = read_run_record(path_);
@@ -92,6 +94,8 @@ TEST_F(RecordTest, run_reads_back_as_written) {
   EXPECT_EQ(read.updated.size(), 20U);
   EXPECT_FALSE(read.git_commit.empty());
   EXPECT_EQ(read.config, written.config);
+  for (std::size_t i = 0; i < read.config.size(); ++i)
+    EXPECT_EQ(read.config[i].type, written.config[i].type) << read.config[i].name;
   EXPECT_EQ(read.environment, written.environment);
   EXPECT_EQ(read.classes, written.classes);
   EXPECT_EQ(read.kept_epoch, written.kept_epoch);

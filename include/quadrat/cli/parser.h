@@ -5,10 +5,10 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "quadrat/base/files.h"
+#include "quadrat/base/settings.h"
 
 namespace quadrat::cli {
 
@@ -63,8 +63,8 @@ class Parser {
   /// @throws UsageError
   bool parse(int argc, const char* const* argv);
 
-  /// Every option as it is used, in the order added: {name, value as text}. Valid after parse.
-  std::vector<std::pair<std::string, std::string>> as_used() const;
+  /// Every option as it is used, in the order added. Valid after parse.
+  Settings as_used() const;
 
   /// Whether the option was given, rather than left at its default. Valid after parse.
   bool is_given(const std::string& name) const;

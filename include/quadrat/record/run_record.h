@@ -3,18 +3,12 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "quadrat/base/files.h"
+#include "quadrat/base/settings.h"
 
 namespace quadrat {
-
-/// {name, value} in the order they are written.
-using Settings = std::vector<std::pair<std::string, std::string>>;
-
-/// The setting's value, or "".
-std::string setting(const Settings& settings, std::string_view name);
 
 enum class RunStatus { kRunning, kInterrupted, kComplete, kFailed };
 std::string_view to_string(RunStatus status);

@@ -27,7 +27,7 @@ struct ScoreOptions {
   bool test_time_augmentation = false;  ///< the mean probabilities of 8 views of each tile
   Path features;                        ///< where what the head sees is written; empty: nowhere
   double watchdog_seconds = 60;         ///< a rank silent for so long ends the job; 0: never
-  Settings as_used;                     ///< all of them as text, for the record
+  Settings as_used;                     ///< all of them, for the record
 };
 
 /// @throws UsageError naming the option. Needs no MPI.
