@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <new>
 
 namespace quadrat {
 
@@ -45,6 +46,25 @@ IoError IoError::from_errno(std::string_view action, std::string_view object) {
   return error;
 }
 
-int exit_status(ErrorKind kind) { return kind == ErrorKind::kUsage ? kExitUsage : kExitFailed; }
+std::string message_of(const std::exception& error) {
+  const std::string text = error.what();
+  if (dynamic_cast<const Error*>(&error) != nullptr) return text;
+  const bool is_out_of_memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr ||
+                                text.find("DefaultCPUAllocator") != std::string::npos;
+  if (is_out_of_memory)
+    return "out of memory; give the job more, or lower --memory_limit or --batch_size";
+  return text.substr(0, text.find('\n'));
+}
+
+int exit_status(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kUsage:
+      return kExitUsage;
+    case ErrorKind::kInterrupted:
+      return kExitInterrupted;
+    default:
+      return kExitFailed;
+  }
+}
 
 }  // namespace quadrat

@@ -76,8 +76,12 @@ void FolderLock::take(const Path& folder, std::string_view doing, std::string_vi
     ::close(descriptor);
     if (is_taken) continue;
     const bool is_here = owner.empty() || owner.ends_with(" on " + host);
-    if (stop_signal() != 0 ||
-        Clock::now() - began > (is_here ? kPatienceHere : kPatienceElsewhere)) {
+    if (stop_signal() != 0) {
+      throw InterruptedError(doing, folder.native(),
+                             fmt::format("stopped by a signal while it was in use by {}",
+                                         owner.empty() ? "another process" : owner));
+    }
+    if (Clock::now() - began > (is_here ? kPatienceHere : kPatienceElsewhere)) {
       throw InputError(doing, folder.native(),
                        fmt::format("it is in use by {}", owner.empty() ? "another process" : owner),
                        advice);

@@ -22,11 +22,12 @@ void for_each_index(std::size_t count, std::size_t threads,
       }
     }
   };
-  std::vector<std::thread> others;
-  for (std::size_t worker = 1; worker < std::min(count, threads); ++worker)
-    others.emplace_back(run, worker);
-  run(0);
-  for (std::thread& thread : others) thread.join();
+  {
+    std::vector<std::jthread> others;
+    for (std::size_t worker = 1; worker < std::min(count, threads); ++worker)
+      others.emplace_back(run, worker);
+    run(0);
+  }
   for (const auto& failure : failures) {
     if (failure) std::rethrow_exception(failure);
   }

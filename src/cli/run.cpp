@@ -1,7 +1,6 @@
 #include <mpi.h>
 
 #include <exception>
-#include <new>
 #include <string>
 
 #include "quadrat/base/error.h"
@@ -40,11 +39,8 @@ int run(Parser& parser, int argc, const char* const* argv, const std::function<i
     return body();
   } catch (const Error& error) {
     return fail(error.what(), exit_status(error.kind()), error.is_shared());
-  } catch (const std::bad_alloc&) {
-    return fail("out of memory; give the job more, or lower --memory_limit or --batch_size",
-                kExitFailed, false);
   } catch (const std::exception& error) {
-    return fail(error.what(), kExitFailed, false);
+    return fail(message_of(error), kExitFailed, false);
   }
 }
 

@@ -65,6 +65,10 @@ torch::Tensor flattened(const torch::Tensor& dense) {
   return dense.as_strided({dense.numel()}, {1}, dense.storage_offset());
 }
 
+bool is_alike(const torch::Tensor& a, const torch::Tensor& b) {
+  return a.scalar_type() == b.scalar_type() && a.device() == b.device();
+}
+
 }  // namespace
 
 GradientReducer::GradientReducer(std::vector<torch::Tensor> parameters, AllReduce& all_reduce,
@@ -83,7 +87,10 @@ GradientReducer::GradientReducer(std::vector<torch::Tensor> parameters, AllReduc
     const torch::Tensor& parameter = state.parameters[i];
     const std::size_t bytes = parameter.nbytes();
     const bool alone = bytes >= options.bucket_bytes;
-    if (alone || open_bytes + bytes > options.bucket_bytes) {
+    // A bucket is one tensor.
+    const bool is_other = !state.buckets.empty() &&
+                          !is_alike(parameter, state.parameters[state.buckets.back().members[0]]);
+    if (alone || is_other || open_bytes + bytes > options.bucket_bytes) {
       state.buckets.emplace_back();
       open_bytes = 0;
     }

@@ -11,7 +11,6 @@
 #include "../train/session_on_gpu.h"
 #include "../train/step_graphs.h"
 #include "../train/tile_device.h"
-#include "../train/torch_error.h"
 #include "quadrat/base/error.h"
 #include "quadrat/comm/nccl.h"
 #include "quadrat/gpu/check.h"
@@ -25,7 +24,7 @@ auto in_words(const char* action, Work work) {
   try {
     return work();
   } catch (const c10::Error& error) {
-    throw DeviceError(action, "", first_line(error), "see nvidia-smi, or give --device cpu");
+    throw DeviceError(action, "", message_of(error), "see nvidia-smi, or give --device cpu");
   }
 }
 

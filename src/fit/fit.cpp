@@ -102,7 +102,7 @@ class Fitter {
   ModelCard card_;
   std::shared_ptr<Network> network_;  ///< rank 0
   WeightsFile weights_;               ///< rank 0: of the network
-  Settings made_of_;                  ///< rank 0: what the features depend on
+  Settings made_of_;                  ///< rank 0: what kept features depend on
   score::Precision precision_ = score::Precision::kFp32;
   bool has_amx_ = false;  ///< every rank's CPU
   Set train_{&sets_.train, "train", {}, {}, {}, 0, 0};
@@ -310,9 +310,11 @@ int Fitter::run() {
   std::int64_t found = 0;
   mpi::together(ranks_, [&] {
     if (!ranks_.is_root()) return;
-    made_of_ = features_depend_on(options_.pretrained_model_type, weights_,
-                                  score::to_string(precision_), sets_);
-    found = !options_.features.empty() && are_kept(options_.features, made_of_) ? 1 : 0;
+    if (!options_.features.empty()) {
+      made_of_ = features_depend_on(options_.pretrained_model_type, weights_,
+                                    score::to_string(precision_), sets_);
+      found = are_kept(options_.features, made_of_) ? 1 : 0;
+    }
     folder_.prepare();
     write_record(RunStatus::kRunning);
   });

@@ -17,17 +17,15 @@ namespace {
 /// Of the list of tiles and of their files' sizes: what changes when tiles are replaced and can be
 /// told without reading them. Packed tiles have checksums of their own in the catalog.
 std::uint32_t checksum_of(const Catalog& catalog) {
-  Catalog nameless = catalog;
-  nameless.root.clear();
-  for (Tile& tile : nameless.tiles) {
+  Catalog sized = catalog;
+  for (Tile& tile : sized.tiles) {
     std::error_code ignored;
     if (tile.shard == Tile::kOwnFile) {
       tile.size_bytes =
           static_cast<std::uint32_t>(std::filesystem::file_size(catalog.root / tile.name, ignored));
     }
   }
-  const Bytes bytes = nameless.serialize();
-  return libdeflate_crc32(0, bytes.data(), bytes.size());
+  return sized.checksum();
 }
 
 }  // namespace

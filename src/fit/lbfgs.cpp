@@ -6,6 +6,8 @@
 #include <limits>
 #include <numeric>
 
+#include "quadrat/base/error.h"
+
 namespace quadrat::fit {
 
 namespace {
@@ -64,6 +66,10 @@ Minimum minimise(const Objective& objective, std::vector<double> start, std::int
   std::vector<double> gradient(at.x.size());
   at.value = objective(at.x, gradient);
   at.gradient = largest(gradient);
+  if (!std::isfinite(at.value) || !std::isfinite(dot(gradient, gradient))) {
+    throw InputError("fit a classifier", "", "features or labels are no finite numbers",
+                     "look at --pretrained_weights: do they hold infinities?");
+  }
   std::deque<Pair> pairs;
   std::vector<double> next(at.x.size());
   std::vector<double> next_gradient(at.x.size());

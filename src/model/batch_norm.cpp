@@ -3,6 +3,8 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "normalize.h"
 #include "on_gpu.h"
 #include "quadrat/base/error.h"
@@ -12,8 +14,8 @@ namespace quadrat {
 
 namespace {
 
-/// Rows a thread takes at once. A constant: sums are the same for any number of threads.
-constexpr std::int64_t kRowsAtOnce = 4096;
+/// Values a thread takes at once. A constant: sums are the same for any number of threads.
+constexpr std::int64_t kValuesAtOnce = std::int64_t{1} << 18;
 
 torch::Tensor per_channel(const torch::Tensor& values) { return values.view({1, -1, 1, 1}); }
 
@@ -52,16 +54,19 @@ T* data(const torch::Tensor& tensor) {
 
 /// A channels-last map as rows of channels.
 struct Rows {
-  explicit Rows(const torch::Tensor& map) : channels(map.size(1)), count(map.numel() / channels) {}
-  std::int64_t channels, count;
-  std::int64_t parts() const { return (count + kRowsAtOnce - 1) / kRowsAtOnce; }
+  explicit Rows(const torch::Tensor& map)
+      : channels(map.size(1)),
+        count(map.numel() / channels),
+        at_once(std::max<std::int64_t>(kValuesAtOnce / channels, 1)) {}
+  std::int64_t channels, count, at_once;
+  std::int64_t parts() const { return (count + at_once - 1) / at_once; }
   /// body(part, first row, rows) for every part, dealt to threads.
   template <typename Body>
   void for_parts(Body body) const {
     at::parallel_for(0, parts(), 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t part = begin; part < end; ++part) {
-        const std::int64_t first = part * kRowsAtOnce;
-        body(part, first, std::min(kRowsAtOnce, count - first));
+        const std::int64_t first = part * at_once;
+        body(part, first, std::min(at_once, count - first));
       }
     });
   }
@@ -89,8 +94,8 @@ std::pair<torch::Tensor, torch::Tensor> local_statistics(const torch::Tensor& in
                                          data<double>(part_deviations) + part * channels);
     });
   });
-  auto counts = torch::full({rows.parts(), 1}, static_cast<double>(kRowsAtOnce), options);
-  counts[-1] = static_cast<double>(rows.count - (rows.parts() - 1) * kRowsAtOnce);
+  auto counts = torch::full({rows.parts(), 1}, static_cast<double>(rows.at_once), options);
+  counts[-1] = static_cast<double>(rows.count - (rows.parts() - 1) * rows.at_once);
   const auto total = static_cast<double>(rows.count);
   const auto mean = (part_means * counts).sum(0) / total;
   const auto from_mean = part_means - mean;

@@ -178,7 +178,7 @@ void together(const Communicator& ranks, const std::function<void()>& work) {
     message = error.what();
     kind = error.kind();
   } catch (const std::exception& error) {
-    message = error.what();
+    message = message_of(error);
     kind = ErrorKind::kIo;
   }
   constexpr std::int64_t kNobody = std::numeric_limits<std::int64_t>::max();

@@ -20,7 +20,7 @@ namespace quadrat::score {
 /// Finishing sums (bias, addition, ReLU, rounding) takes about as long as multiplying, in other
 /// parts of the processor: the two are interleaved.
 ///
-/// One thread at a time may run it. What one tile becomes does not depend on the others.
+/// Several threads may run it. What one tile becomes does not depend on the others.
 class AmxConvolution {
  public:
   enum class Numbers { kBf16, kBytes };

@@ -1,5 +1,6 @@
 #include "quadrat/score/plan.h"
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <malloc.h>
 
@@ -353,11 +354,14 @@ at::Tensor max_pooled(const at::Tensor& in, const Layer& layer) {
                              in.options().memory_format(kChannelsLast));
   const std::int64_t in_step = in.nbytes() / in.size(0);
   const std::int64_t out_step = out.nbytes() / out.size(0);
-  for (std::int64_t n = 0; n < in.size(0); ++n) {
-    pool_rows(in.scalar_type(), static_cast<const std::byte*>(in.const_data_ptr()) + n * in_step,
-              shape, 0, shape.out_height(), 0,
-              static_cast<std::byte*>(out.mutable_data_ptr()) + n * out_step);
-  }
+  const auto* from = static_cast<const std::byte*>(in.const_data_ptr());
+  auto* to = static_cast<std::byte*>(out.mutable_data_ptr());
+  at::parallel_for(0, in.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n) {
+      pool_rows(in.scalar_type(), from + n * in_step, shape, 0, shape.out_height(), 0,
+                to + n * out_step);
+    }
+  });
   return out;
 }
 
@@ -366,7 +370,6 @@ at::Tensor max_pooled(const at::Tensor& in, const Layer& layer) {
 at::Tensor convolved_and_pooled(const AmxConvolution& convolution, bool relu, const at::Tensor& in,
                                 const Layer& pool) {
   constexpr std::int64_t kRowsAtOnce = 8;
-  static thread_local AlignedBytes rows;
   const AmxConvolution::Shape& map = convolution.shape();
   const PoolShape shape = pool_shape(pool, map.out_height(), map.out_width(), map.channels_out);
   at::Tensor out = at::empty({in.size(0), map.channels_out, shape.out_height(), shape.out_width()},
@@ -374,21 +377,26 @@ at::Tensor convolved_and_pooled(const AmxConvolution& convolution, bool relu, co
   const std::int64_t pixel_bytes = map.channels_out * convolution.value_bytes();
   const std::int64_t in_step = in.nbytes() / in.size(0);
   const std::int64_t out_row = shape.out_width() * pixel_bytes;
-  rows.grow(static_cast<std::size_t>((kRowsAtOnce * pool.stride + pool.kernel) * shape.width *
-                                     pixel_bytes));
-  auto* to = static_cast<std::byte*>(out.mutable_data_ptr());
-  for (std::int64_t n = 0; n < in.size(0); ++n) {
-    const auto* from = static_cast<const std::byte*>(in.const_data_ptr()) + n * in_step;
+  const auto* in_bytes = static_cast<const std::byte*>(in.const_data_ptr());
+  auto* out_bytes = static_cast<std::byte*>(out.mutable_data_ptr());
+  const auto run_map = [&](std::int64_t n) {
+    static thread_local AlignedBytes rows;
+    rows.grow(static_cast<std::size_t>((kRowsAtOnce * pool.stride + pool.kernel) * shape.width *
+                                       pixel_bytes));
+    std::byte* to = out_bytes + n * shape.out_height() * out_row;
     for (std::int64_t first = 0; first < shape.out_height(); first += kRowsAtOnce) {
       const std::int64_t last = std::min(first + kRowsAtOnce, shape.out_height());
       const std::int64_t top = std::max<std::int64_t>(0, first * pool.stride - pool.padding);
       const std::int64_t bottom =
           std::min(shape.height, (last - 1) * pool.stride - pool.padding + pool.kernel);
-      convolution.run_rows(from, top, bottom, relu, rows.get());
+      convolution.run_rows(in_bytes + n * in_step, top, bottom, relu, rows.get());
       pool_rows(in.scalar_type(), rows.get(), shape, first, last, top, to);
       to += (last - first) * out_row;
     }
-  }
+  };
+  at::parallel_for(0, in.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n) run_map(n);
+  });
   return out;
 }
 
@@ -443,12 +451,15 @@ void convolve(const WinogradConvolution& convolution, const at::Tensor& in, cons
     out = at::empty({in.size(0), convolution.channels_out(), in.size(2), in.size(3)},
                     in.options().memory_format(kChannelsLast));
   }
-  const WinogradConvolution::Maps maps{in.size(0), in.size(2), in.size(3)};
+  const std::int64_t in_step = in.numel() / in.size(0), out_step = out.numel() / out.size(0);
   const auto run = [&](auto type) {
     using T = decltype(type);
-    auto* to = static_cast<T*>(out.mutable_data_ptr());
-    convolution.run(static_cast<const T*>(in.const_data_ptr()), maps, adds ? to : nullptr,
-                    layer.relu, to);
+    const auto* from = static_cast<const T*>(in.const_data_ptr());
+    at::parallel_for(0, in.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+      auto* to = static_cast<T*>(out.mutable_data_ptr()) + begin * out_step;
+      convolution.run(from + begin * in_step, {end - begin, in.size(2), in.size(3)},
+                      adds ? to : nullptr, layer.relu, to);
+    });
   };
   if (in.scalar_type() == at::kBFloat16) {
     run(std::uint16_t{});
@@ -465,8 +476,13 @@ void convolve(const AmxConvolution& convolution, const at::Tensor& in, const Lay
     out = at::empty({in.size(0), shape.channels_out, shape.out_height(), shape.out_width()},
                     in.options().memory_format(kChannelsLast));
   }
-  void* const to = out.mutable_data_ptr();
-  convolution.run(in.const_data_ptr(), in.size(0), adds ? to : nullptr, layer.relu, to);
+  const auto* from = static_cast<const std::byte*>(in.const_data_ptr());
+  auto* to = static_cast<std::byte*>(out.mutable_data_ptr());
+  const std::int64_t in_step = in.nbytes() / in.size(0), out_step = out.nbytes() / out.size(0);
+  at::parallel_for(0, in.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+    std::byte* const maps = to + begin * out_step;
+    convolution.run(from + begin * in_step, end - begin, adds ? maps : nullptr, layer.relu, maps);
+  });
 }
 
 }  // namespace

@@ -30,12 +30,6 @@ Path model_path_of(const ScoreOptions& options) {
   return options.runs / options.output_model_name / "model.safetensors";
 }
 
-std::uint32_t checksum_of(const Catalog& catalog) {
-  Catalog nameless = catalog;
-  nameless.root.clear();
-  return checksum(nameless.serialize());
-}
-
 std::uint64_t fingerprint_of(const ScoreOptions& options, const Start& start) {
   const Engine& engine = start.engine;
   const Bytes ranges =

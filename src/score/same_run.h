@@ -17,8 +17,6 @@ Path folder_of(const ScoreOptions& options);
 Path model_path_of(const ScoreOptions& options);
 
 std::uint32_t checksum(std::span<const std::byte> bytes);
-/// Which tiles, in which order, with which labels; not where they lie.
-std::uint32_t checksum_of(const Catalog& catalog);
 
 /// What a run was made with, as its record tells it: what require_same_run reads, and what readers
 /// want to know.

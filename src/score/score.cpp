@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <span>
 #include <string_view>
-#include <thread>
 
 #include "engine.h"
 #include "merge.h"
@@ -19,6 +18,7 @@
 #include "quadrat/base/text.h"
 #include "quadrat/image/png.h"
 #include "quadrat/model/weights.h"
+#include "quadrat/mpi/processors.h"
 #include "quadrat/record/score_record.h"
 #include "quadrat/score/device.h"
 #include "quadrat/score/journal.h"
@@ -156,7 +156,7 @@ void Job::prepare() {
   }
   start_.catalog = list_tiles(options_.tiles);
   sample_tiles(start_.catalog, options_.sample_frac, static_cast<std::uint64_t>(options_.seed));
-  start_.catalog_crc32 = checksum_of(start_.catalog);
+  start_.catalog_crc32 = start_.catalog.checksum();
   check_tile_size();
 
   constexpr std::int64_t kAtOnce = Plan::kTilesAtOnce;
@@ -375,9 +375,8 @@ ScoreSummary Job::run() {
   summary_.folder = folder_;
   device_ = choose_device(options_.device, ranks_);
   if (device_.is_cuda()) {
-    const int cores = static_cast<int>(std::thread::hardware_concurrency());
     start_.device = "cuda";
-    start_.decoding_threads = std::max(1, cores / ranks_.split_by_host().size());
+    start_.decoding_threads = mpi::processors_of(ranks_).per_rank;
   }
   cpu_ = CpuAbilities::of(ranks_);
   mpi::together(ranks_, [&] {

@@ -1,6 +1,7 @@
 #include "quadrat/tiles/catalog.h"
 
 #include <fmt/format.h>
+#include <libdeflate.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -214,6 +215,13 @@ Catalog Catalog::deserialize(std::span<const std::byte> bytes) {
     tile.crc32 = reader.number<std::uint32_t>();
   }
   return catalog;
+}
+
+std::uint32_t Catalog::checksum() const {
+  Catalog rootless = *this;
+  rootless.root.clear();
+  const Bytes bytes = rootless.serialize();
+  return libdeflate_crc32(0, bytes.data(), bytes.size());
 }
 
 Catalog list_labelled_tiles(const Path& root) {

@@ -55,6 +55,7 @@ void write_checkpoint(const Path& path, const Network& network, const Optimizer&
       {"wrong", position.wrong},
       {"train_seconds", position.train_seconds},
       {"created", position.created},
+      {"tiles_crc32", position.tiles_crc32},
       {"kept_epoch", position.kept_epoch},
       {"optimizer_steps", optimizer.steps()},
       {"epochs", epochs},
@@ -64,15 +65,18 @@ void write_checkpoint(const Path& path, const Network& network, const Optimizer&
   write_safetensors(path, file);
 }
 
-std::optional<RunPosition> read_checkpoint(const Path& path, Network& network,
-                                           Optimizer& optimizer) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) return std::nullopt;
-  const WeightsFile file = read_weights(path);
+RunPosition parse_checkpoint(Bytes bytes, const Path& path, Network& network,
+                             Optimizer& optimizer) {
   const auto wrong = [&](const std::string& finding) {
     return InputError("go on from", path.native(), finding,
                       "remove the run's folder to start it over");
   };
+  WeightsFile file;
+  try {
+    file = parse_weights(std::move(bytes));
+  } catch (const InputError& error) {
+    throw wrong(error.what());
+  }
   const auto format = file.metadata.find("format");
   if (format == file.metadata.end() || format->second != kFormat)
     throw wrong("it is not a quadrat checkpoint");
@@ -87,6 +91,7 @@ std::optional<RunPosition> read_checkpoint(const Path& path, Network& network,
     position.wrong = json.at("wrong");
     position.train_seconds = json.at("train_seconds");
     position.created = json.at("created");
+    position.tiles_crc32 = json.value("tiles_crc32", 0U);
     position.kept_epoch = json.at("kept_epoch");
     optimizer_steps = json.at("optimizer_steps");
     for (const auto& row : json.at("epochs")) position.epochs.push_back(row_from(row));

@@ -1,12 +1,14 @@
 #include "quadrat/train/finetune.h"
 
 #include <fmt/format.h>
+#include <libdeflate.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
-#include <csignal>
 #include <cstdio>
+#include <limits>
 #include <optional>
 
 #include "evaluation.h"
@@ -24,7 +26,6 @@
 #include "quadrat/record/run_folder.h"
 #include "quadrat/train/checkpoint.h"
 #include "session.h"
-#include "torch_error.h"
 #include "trainer.h"
 
 namespace quadrat {
@@ -55,6 +56,34 @@ double expected_saving_s(const Network& network) {
   return saving_s > kLittle_s ? saving_s : 0;
 }
 
+ShardPlan make_plan(const Session& session) {
+  std::optional<ShardPlan> plan;
+  mpi::together(session.ranks, [&] {
+    plan.emplace(labels_of(session.sets.train), session.options.shards, session.options.batch_size,
+                 session.seed);
+  });
+  return *std::move(plan);
+}
+
+/// What the run's tiles are, whichever folder they are in.
+std::uint32_t checksum_of(const TrainingSets& sets) {
+  const std::array<std::uint32_t, 2> both{sets.train.checksum(), sets.validation.checksum()};
+  return libdeflate_crc32(0, both.data(), sizeof both);
+}
+
+/// A run goes on in what it began with, whatever --precision auto would choose on these processors.
+std::string precision_of(const RunFolder& folder, const FinetuneOptions& options,
+                         const mpi::Communicator& ranks) {
+  std::string precision = options.precision;
+  mpi::together(ranks, [&] {
+    std::error_code ignored;
+    if (!ranks.is_root() || !std::filesystem::exists(folder.checkpoint(), ignored)) return;
+    const std::string before = setting(read_run_summary(folder.record()).environment, "precision");
+    if (precision == "auto" && (before == "bf16" || before == "fp32")) precision = before;
+  });
+  return ranks.broadcast(std::move(precision));
+}
+
 /// One rank's share of a training run: epochs, judged, and written down.
 class Finetuner {
  public:
@@ -64,7 +93,7 @@ class Finetuner {
         options_(options),
         ranks_(ranks),
         folder_(folder),
-        plan_(labels_of(session_.sets.train), options.shards, options.batch_size, session_.seed),
+        plan_(make_plan(session_)),
         validation_tiles_(share_of_validation(session_)),
         trainer_(session_, plan_),
         saving_s_(expected_saving_s(*session_.network)) {
@@ -83,7 +112,9 @@ class Finetuner {
   void write_epoch(bool stops_here);
   void write_record(RunStatus status);
   void write_kept_model();
+  void take_predictions();
   void save_checkpoint();
+  int end_interrupted() const;
   [[noreturn]] void fail_for_loss();
   bool is_last() const;
   void print_summary() const;
@@ -134,11 +165,30 @@ void Finetuner::describe(const Settings& config) {
 
 void Finetuner::resume() {
   position_.created = utc_now();
+  const Path path = folder_.checkpoint();
+  const std::uint32_t tiles_crc32 = checksum_of(session_.sets);
+  Bytes file;
+  std::int64_t is_there = 0;
   mpi::together(ranks_, [&] {
-    auto earlier = read_checkpoint(folder_.checkpoint(), *session_.network, trainer_.optimizer());
-    if (earlier) position_ = std::move(*earlier);
+    std::error_code ignored;
+    if (!ranks_.is_root() || !std::filesystem::exists(path, ignored)) return;
+    file = read_file(path, std::numeric_limits<std::uint64_t>::max());
+    is_there = 1;
   });
+  if (ranks_.sum(is_there) != 0) {
+    file = ranks_.broadcast(std::move(file));
+    mpi::together(ranks_, [&] {
+      position_ = parse_checkpoint(std::move(file), path, *session_.network, trainer_.optimizer());
+      if (position_.tiles_crc32 == 0 || position_.tiles_crc32 == tiles_crc32) return;
+      throw InputError("go on with run", folder_.path().native(),
+                       "its tiles are not those that --train and --validation hold now",
+                       "bring them back, or choose another --output_model_name");
+    });
+  }
+  position_.tiles_crc32 = tiles_crc32;
   record_.created = position_.created;
+  record_.kept_epoch = position_.kept_epoch;
+  take_predictions();
 }
 
 void Finetuner::announce() const {
@@ -225,9 +275,10 @@ void Finetuner::finish_epoch(const Evaluation& evaluation, double evaluation_s) 
       100 * row.validation_error, row.tiles_per_s, waiting, best ? ", best so far" : "");
 }
 
-/// The record, after every epoch. Model and checkpoint too, unless that would be more than a tenth
-/// of the run's time: after epochs of a second, say, AlexNet's 0.7 GB. What a kill then costs is
-/// ten times what writing them takes; before that is known, what it takes a quick disk.
+/// The record, after every epoch. Model, its predictions and checkpoint too, unless that would be
+/// more than a tenth of the run's time: after epochs of a second, say, AlexNet's 0.7 GB. What a
+/// kill then costs is ten times what writing them takes; before that is known, what it takes a
+/// quick disk.
 void Finetuner::write_epoch(bool stops_here) {
   constexpr double kSavingAtMostOneIn = 10;
   const bool better = position_.kept_epoch + 1 == position_.epoch;
@@ -243,14 +294,6 @@ void Finetuner::write_epoch(bool stops_here) {
     const auto before = Clock::now();
     if (saves || is_last()) write_kept_model();
     write_record(stops_here ? RunStatus::kInterrupted : RunStatus::kRunning);
-    if (better) {
-      folder_.write_predictions(record_.validation, record_.classes);
-      folder_.write_labels_and_info(record_.classes,
-                                    {{"output_model_name", options_.output_model_name},
-                                     {"model_source", "finetune"},
-                                     {"pretrained_model_type", options_.pretrained_model_type},
-                                     {"retraining_type", options_.retraining_type}});
-    }
     if (!saves) return;
     save_checkpoint();
     saved_ = Clock::now();
@@ -258,27 +301,39 @@ void Finetuner::write_epoch(bool stops_here) {
   });
 }
 
+/// And what goes with it: the record's predictions are those of the model that is there.
 void Finetuner::write_kept_model() {
   if (!unwritten_model_) return;
   write_safetensors(folder_.model(), *unwritten_model_);
   unwritten_model_.reset();
+  record_.kept_epoch = position_.kept_epoch;
+  take_predictions();
+  folder_.write_predictions(record_.validation, record_.classes);
+  folder_.write_labels_and_info(record_.classes,
+                                {{"output_model_name", options_.output_model_name},
+                                 {"model_source", "finetune"},
+                                 {"pretrained_model_type", options_.pretrained_model_type},
+                                 {"retraining_type", options_.retraining_type}});
+}
+
+void Finetuner::take_predictions() {
+  Predictions& validation = record_.validation;
+  validation.probabilities = position_.kept_probabilities;
+  validation.predicted.clear();
+  const auto columns = static_cast<std::ptrdiff_t>(session_.classes());
+  for (auto row = validation.probabilities.begin(); row != validation.probabilities.end();
+       row += columns) {
+    validation.predicted.push_back(
+        static_cast<std::uint16_t>(std::max_element(row, row + columns) - row));
+  }
 }
 
 void Finetuner::write_record(RunStatus status) {
   if (!ranks_.is_root()) return;
   record_.status = status;
   record_.epochs = position_.epochs;
-  record_.kept_epoch = position_.kept_epoch;
-  record_.validation.probabilities = position_.kept_probabilities;
-  record_.validation.predicted.clear();
-  const auto columns = static_cast<std::ptrdiff_t>(session_.classes());
-  for (auto row = position_.kept_probabilities.begin(); row != position_.kept_probabilities.end();
-       row += columns) {
-    record_.validation.predicted.push_back(
-        static_cast<std::uint16_t>(std::max_element(row, row + columns) - row));
-  }
   RunRecord record = record_;
-  if (position_.kept_epoch == 0) record.validation = {};
+  if (record.kept_epoch == 0) record.validation = {};
   write_run_record(folder_.record(), record);
 }
 
@@ -334,11 +389,28 @@ int Finetuner::run() {
   resume();
   announce();
   mpi::together(ranks_, [&] { write_record(RunStatus::kRunning); });
-  return or_mark_failed([&] { return train(); }, [&] { write_record(RunStatus::kFailed); });
+  return or_mark_failed([&] { return train(); },
+                        [&] {
+                          // Written only now and then while all went well.
+                          try {
+                            write_kept_model();
+                          } catch (const Error&) {
+                          }
+                          write_record(RunStatus::kFailed);
+                        });
+}
+
+int Finetuner::end_interrupted() const {
+  if (ranks_.is_root()) log::line("stopped by a signal; start the same command again to go on");
+  return kExitInterrupted;
 }
 
 int Finetuner::train() {
   mpi::together(ranks_, [&] { make_inputs(); });
+  if (any_asked_to_stop(ranks_)) {
+    mpi::together(ranks_, [&] { write_record(RunStatus::kInterrupted); });
+    return end_interrupted();
+  }
   while (!is_last()) {
     const Trainer::End end = trainer_.run_epoch(*train_inputs_, position_);
     if (end == Trainer::End::kNotFinite) fail_for_loss();
@@ -358,9 +430,7 @@ int Finetuner::train() {
       stops_here = any_asked_to_stop(ranks_) && !is_last();
       write_epoch(stops_here);
     }
-    if (!stops_here) continue;
-    if (ranks_.is_root()) log::line("stopped by a signal; start the same command again to go on");
-    return kExitInterrupted;
+    if (stops_here) return end_interrupted();
   }
   mpi::together(ranks_, [&] {
     write_record(RunStatus::kComplete);
@@ -397,13 +467,15 @@ int finetune(const FinetuneOptions& options, const Settings& config) {
     if (ranks.is_root()) fmt::print("run {} is complete; nothing to do\n", folder.path().native());
     return kExitDone;
   }
+  FinetuneOptions now = options;
+  now.precision = precision_of(folder, options, ranks);
   try {
-    return Finetuner(options, config, ranks, folder).run();
+    return Finetuner(now, config, ranks, folder).run();
   } catch (const c10::OutOfMemoryError& error) {
-    throw DeviceError("train on the GPU", "", first_line(error),
+    throw DeviceError("train on the GPU", "", message_of(error),
                       "give a smaller --batch_size, with --accumulate_batches for the same step");
   } catch (const c10::AcceleratorError& error) {
-    throw DeviceError("train on the GPU", "", first_line(error),
+    throw DeviceError("train on the GPU", "", message_of(error),
                       "see nvidia-smi, then start the same command again");
   }
 }

@@ -9,6 +9,7 @@
 #include "quadrat/base/log.h"
 #include "quadrat/base/progress.h"
 #include "quadrat/base/random.h"
+#include "quadrat/base/signals.h"
 
 namespace quadrat {
 
@@ -165,7 +166,7 @@ void Inputs::compute_all(std::string_view what) {
   const auto stream = pixels(samples_of, {0, steps});
   Progress progress(fmt::format("features of the {} tiles", what), "tiles", samples,
                     session_.ranks.is_root());
-  for (std::int64_t step = 0; step < steps; ++step) {
+  for (std::int64_t step = 0; step < steps && stop_signal() == 0; ++step) {
     cache_->put(samples_of(step), frozen_->features(stream->next().input));
     progress.update(std::min(static_cast<std::uint64_t>(step + 1) * at_once, samples));
   }
@@ -176,8 +177,7 @@ std::unique_ptr<InputStream> Inputs::stream(std::uint64_t epoch, TilesOfStep til
     std::vector<Sample> of_step;
     for (const std::uint32_t tile : tiles(step)) {
       std::uint64_t view = epoch;
-      if (views_ > 0)
-        view = KeyedRandom({session_.seed, kStreamAugment, epoch, tile}).below(views_);
+      if (views_ > 0) view = KeyedRandom({session_.seed, kStreamView, epoch, tile}).below(views_);
       of_step.push_back({tile, view});
     }
     return of_step;

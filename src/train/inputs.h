@@ -27,6 +27,7 @@ class Inputs {
   /// @param memory_bytes of the host's that may be used; on a GPU, what that has free counts beside
   /// it
   /// @throws IoError, InputError naming a tile that cannot be used
+  /// Ends early, and is of no use, where a signal asks to stop meanwhile.
   Inputs(const Session& session, const Catalog& catalog, std::vector<std::uint32_t> tiles, Use use,
          std::shared_ptr<FrozenLayers> frozen, std::uint64_t memory_bytes);
 

@@ -139,7 +139,7 @@ torch::Tensor Optimizer::clip(double limit, const SumOverRanks& sum) {
   const torch::NoGradGuard no_gradients;
   std::vector<torch::Tensor> gradients;
   for (const auto& parameter : parameters_) gradients.push_back(parameter.grad());
-  auto norms = torch::stack(at::_foreach_norm(gradients));
+  auto norms = torch::stack(at::_foreach_norm(gradients, 2, torch::kFloat));
   if (!split_state_.empty()) {
     const auto is_split = torch::tensor(is_split_).to(torch::kBool);
     const auto squares = norms.to(torch::kDouble).square();
@@ -156,7 +156,16 @@ torch::Tensor Optimizer::clip(double limit, const SumOverRanks& sum) {
 void Optimizer::restore(const std::vector<torch::Tensor>& state, std::int64_t steps) {
   const torch::NoGradGuard no_gradients;
   TORCH_CHECK(state_.size() == state.size(), "as many tensors as were saved");
-  for (std::size_t i = 0; i < state_.size(); ++i) state_[i].copy_(state[i]);
+  std::vector<torch::Tensor> mine = momentum_;
+  mine.insert(mine.end(), second_.begin(), second_.end());
+  mine.insert(mine.end(), step_count_.begin(), step_count_.end());
+  for (std::size_t i = 0; i < mine.size(); ++i) {
+    // Of what is split only this rank's rows: the others' would take memory.
+    const bool is_part = mine[i].numel() < state[i].numel();
+    mine[i].copy_(
+        is_part ? state[i].as_strided(mine[i].sizes(), mine[i].strides(), mine[i].storage_offset())
+                : state[i]);
+  }
   steps_ = steps;
 }
 

@@ -5,8 +5,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <thread>
 
+#include "quadrat/base/log.h"
+#include "quadrat/mpi/processors.h"
 #include "quadrat/score/device.h"
 #include "quadrat/score/plan.h"
 #include "session_on_gpu.h"
@@ -23,8 +24,14 @@ bool choose_bf16(const FinetuneOptions& options, torch::Device device,
 
 int choose_threads(const FinetuneOptions& options, const mpi::Communicator& ranks) {
   if (options.threads > 0) return static_cast<int>(options.threads);
-  const int here = ranks.split_by_host().size();
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / here);
+  const mpi::Processors here = mpi::processors_of(ranks);
+  if (ranks.is_root() && here.of_ranks < here.of_launcher) {
+    log::warn(
+        "mpirun lets its ranks use {} of this host's {} processors; start more ranks, or give it "
+        "--bind-to none",
+        here.of_ranks, here.of_launcher);
+  }
+  return here.per_rank;
 }
 
 }  // namespace

@@ -83,13 +83,14 @@ Trainer::Trainer(const Session& session, const ShardPlan& plan)
       shards_(plan.shards_of(session.ranks.rank(), session.ranks.size())),
       batches_per_step_(session.options.accumulate_batches),
       split_(session.network->split_parameters()),
+      parameters_(session.network->trained_parameters()),
       schedule_(session.options.lr_schedule, session.options.effective_learning_rate(),
                 session.options.warmup_epochs, session.options.num_epochs,
                 steps_of(plan, batches_per_step_)),
       reducer_(summed(*session.network), *session.all_reduce,
                {.bf16_on_the_wire = session.options.bf16_gradients}),
       optimizer_(
-          session.network->trained_parameters(),
+          parameters_,
           {session.options.optimizer, session.options.momentum, session.options.weight_decay},
           split_),
       class_weights_(make_class_weights(session)),
@@ -192,11 +193,11 @@ Trainer::End Trainer::recorded_step(const Batch& batch, RunPosition& position) {
 }
 
 void Trainer::drop_gradients() const {
-  for (auto& parameter : session_.network->trained_parameters()) parameter.mutable_grad().reset();
+  for (auto& parameter : parameters_) parameter.mutable_grad().reset();
 }
 
 void Trainer::apply_gradients() {
-  for (auto& parameter : session_.network->trained_parameters()) {
+  for (auto& parameter : parameters_) {
     if (!parameter.grad().defined()) parameter.mutable_grad() = torch::zeros_like(parameter);
   }
   if (session_.options.clip_gradients > 0) {

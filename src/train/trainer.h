@@ -63,6 +63,7 @@ class Trainer {
   ShardPlan::Range shards_;
   std::int64_t batches_per_step_;
   std::vector<SplitParameter> split_;
+  std::vector<torch::Tensor> parameters_;  ///< trained ones
   LearningRateSchedule schedule_;
   comm::GradientReducer reducer_;
   Optimizer optimizer_;

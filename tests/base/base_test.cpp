@@ -86,6 +86,22 @@ TEST_F(Folder, that_another_process_holds_is_refused_by_its_name) {
   ::waitpid(child, nullptr, 0);
 }
 
+TEST_F(Folder, that_is_waited_for_is_no_error_when_a_signal_ends_the_waiting) {
+  const pid_t child = holder_of(path_, 600);
+  set_stop_signal(SIGTERM);
+  FolderLock lock;
+  try {
+    lock.take(path_, "use", "wait");
+    FAIL() << "two hold it";
+  } catch (const Error& error) {
+    EXPECT_EQ(exit_status(error.kind()), kExitInterrupted);
+    EXPECT_THAT(error.what(), HasSubstr("stopped by a signal while it was in use by process "));
+  }
+  set_stop_signal(0);
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+}
+
 TEST(ForEachIndex, does_each_once_and_tells_of_the_first_that_fails) {
   for (const std::size_t threads : {1U, 3U, 100U}) {
     std::vector<int> done(50);
@@ -119,6 +135,15 @@ TEST(Error, names_action_object_finding_and_remedy) {
 TEST(Error, from_errno_tells_what_to_do_about_a_full_disk) {
   errno = ENOSPC;
   EXPECT_THAT(IoError::from_errno("write", "run.h5").what(), HasSubstr("free some space"));
+}
+
+TEST(Error, of_libraries_are_told_in_one_line) {
+  EXPECT_EQ(message_of(std::runtime_error("no such thing\nframe #0: 0x1234")), "no such thing");
+  EXPECT_EQ(message_of(InputError("read", "a\nb", "it is odd")), "cannot read 'a\nb': it is odd");
+  EXPECT_THAT(message_of(std::bad_alloc()), testing::StartsWith("out of memory; "));
+  EXPECT_THAT(message_of(std::runtime_error("[enforce fail at alloc_cpu.cpp:121] data. "
+                                            "DefaultCPUAllocator: not enough memory")),
+              testing::StartsWith("out of memory; "));
 }
 
 TEST_F(Folder, replace_file_keeps_the_old_content_when_writing_throws) {

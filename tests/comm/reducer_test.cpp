@@ -204,6 +204,22 @@ TEST(GradientReducer, buckets_match_up_where_gradients_come_in_another_order) {
   }
 }
 
+TEST(GradientReducer, keeps_types_apart) {
+  const auto ranks = mpi::Communicator::world();
+  const auto reduce = make_host_all_reduce(ranks);
+  const std::vector<torch::Tensor> parameters{
+      torch::zeros({3}, torch::dtype(torch::kDouble).requires_grad(true)),
+      torch::zeros({4}, torch::requires_grad())};
+  GradientReducer reducer(parameters, *reduce);
+  reducer.prepare();
+  const auto loss = (parameters[0] * torch::arange(3)).sum() + (parameters[1] * 10).sum();
+  (loss * (ranks.rank() + 1)).backward();
+  reducer.finish();
+  const double times = ranks.size() * (ranks.size() + 1) / 2.0;
+  EXPECT_TRUE(torch::equal(parameters[0].grad(), torch::arange(3, torch::kDouble) * times));
+  EXPECT_TRUE(torch::equal(parameters[1].grad(), torch::full({4}, 10 * times, torch::kFloat)));
+}
+
 TEST(GradientReducer, accumulates_over_backward_passes) {
   const auto ranks = mpi::Communicator::world();
   const auto reduce = make_host_all_reduce(ranks);

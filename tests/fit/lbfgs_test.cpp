@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "quadrat/base/error.h"
+
 namespace quadrat::fit {
 namespace {
 
@@ -38,6 +40,14 @@ TEST(Lbfgs, stops_where_it_is_told_to_and_says_so) {
   EXPECT_EQ(minimum.iterations, 3);
   std::vector<double> gradient(20);
   EXPECT_EQ(minimum.value, stretched(minimum.x, gradient));
+}
+
+TEST(Lbfgs, takes_no_number_that_is_none_for_a_minimum) {
+  const Objective broken = [](const std::vector<double>& x, std::vector<double>& gradient) {
+    gradient[0] = std::nan("");
+    return x[0];
+  };
+  EXPECT_THROW(minimise(broken, {1}, 10, 1e-4), InputError);
 }
 
 TEST(Lbfgs, ends_where_rounding_hides_any_descent) {

@@ -78,6 +78,87 @@ class Faults(InFolder):
         with h5py.File("runs/wild/run.h5") as f:
             self.assertEqual(f.attrs["status"].decode(), "failed")
 
+    def start_and_stop(self, *arguments, when, ranks=None, by=signal.SIGUSR1, words=None):
+        """@param when says whether it is time for the signal. @return the exit status"""
+        process = subprocess.Popen(words or common.command(PROGRAM, *arguments, ranks=ranks), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True)
+        while not when():
+            self.assertIsNone(process.poll())
+            time.sleep(0.01)
+        process.send_signal(by)
+        self.stderr = process.communicate()[1]
+        return process.returncode
+
+    def test_other_tiles_are_not_gone_on_with(self):
+        for folder in ("train", "validation"):
+            shutil.copytree(f"{TILES}/{folder}", folder)
+        arguments = ["--train", "train", "--validation", "validation", "-p", "resnet18", "-r", "last_only", "--views", "1",
+                     "-n", "2000", "--precision", "fp32", "-o", "run"]
+        there = "runs/run/checkpoint.safetensors"
+        self.assertEqual(self.start_and_stop(*arguments, when=lambda: os.path.exists(there)), 75)
+        for folder in ("train", "validation"):
+            tile = sorted(os.listdir(f"{folder}/forest"))[0]
+            os.rename(f"{folder}/forest/{tile}", "elsewhere.png")
+            self.fails(2, "its tiles are not those that --train and --validation hold now", program=PROGRAM,
+                       arguments=arguments, ranks=2)
+            os.rename("elsewhere.png", f"{folder}/forest/{tile}")
+        before = len(losses("run"))
+        self.assertEqual(self.start_and_stop(*arguments, when=lambda: len(losses("run")) > before), 75)
+
+    def test_a_rank_that_sees_no_checkpoint_goes_on_from_rank_0s(self):
+        arguments = [*SMALL, "-p", "resnet18", "-r", "last_only", "-n", "2000", "-o", "run"]
+        there = "runs/run/checkpoint.safetensors"
+        self.assertEqual(self.start_and_stop(*arguments, ranks=2, when=lambda: os.path.exists(there)), 75)
+        before = len(losses("run"))
+        os.mkdir("other_host")
+        one = common.command(PROGRAM, *arguments)
+        words = ["mpirun", "-n", "1", *one, ":", "-n", "1", "-wdir", "other_host", *one]
+        self.assertEqual(self.start_and_stop(words=words, when=lambda: len(losses("run")) > before + 1), 75)
+        wanted = len(losses("run"))
+        arguments[-1] = "whole"
+        whole = "runs/whole/run.h5"
+        self.start_and_stop(*arguments, ranks=2, when=lambda: os.path.exists(whole) and len(losses("whole")) >= wanted)
+        np.testing.assert_array_equal(losses("run"), losses("whole")[:wanted])
+
+    def test_features_being_computed_stop_for_a_signal(self):
+        arguments = [*DATA, "-p", "alexnet", "-r", "last_only", "--views", "40", "-n", "40", "--precision", "fp32", "-o", "run"]
+        self.assertEqual(self.start_and_stop(*arguments, ranks=2, when=lambda: os.path.exists("runs/run/run.h5")), 75)
+        self.assertFalse(os.path.exists("runs/run/checkpoint.safetensors"))
+        with h5py.File("runs/run/run.h5") as f:
+            self.assertEqual(f.attrs["status"].decode(), "interrupted")
+            self.assertEqual(len(f["epochs"]), 0)
+
+    def test_a_run_goes_on_in_the_precision_it_began_in(self):
+        arguments = [*DATA, "-f", "0.1", "--batch_size", "16", "-p", "resnet18", "-r", "last_only", "-n", "2000", "-o", "run"]
+        there = "runs/run/checkpoint.safetensors"
+        self.assertEqual(self.start_and_stop(*arguments, when=lambda: os.path.exists(there)), 75)
+        with h5py.File("runs/run/run.h5", "a") as f:
+            auto = f["environment"].attrs["precision"].decode()
+            other = {"bf16": "fp32", "fp32": "bf16"}[auto]
+            f["environment"].attrs["precision"] = np.bytes_(other)
+        before = len(losses("run"))
+        self.assertEqual(self.start_and_stop(*arguments, when=lambda: len(losses("run")) > before), 75)
+        self.assertIn(f", {other}\n", self.stderr)
+        with h5py.File("runs/run/run.h5") as f:
+            self.assertEqual(f["environment"].attrs["precision"].decode(), other)
+            self.assertEqual(f["config"].attrs["precision"].decode(), "auto")
+
+    def test_a_record_speaks_of_the_model_that_is_there(self):
+        # Saving AlexNet takes longer than these epochs do: the first are not saved.
+        arguments = [*SMALL, "-p", "alexnet", "-r", "fully_connected", "-n", "2000", "-o", "run"]
+        record = "runs/run/run.h5"
+        self.start_and_stop(*arguments, when=lambda: os.path.exists(record) and len(losses("run")) > 0, by=signal.SIGKILL)
+        with h5py.File(record) as f:
+            kept = f["epochs"].attrs["kept_epoch"]
+            self.assertEqual(kept > 0, os.path.exists("runs/run/model.safetensors"))
+            self.assertEqual(kept > 0, os.path.exists("runs/run/predictions_validation.csv"))
+            self.assertEqual(kept > 0, len(f["predictions/validation"]) > 0)
+
+    def test_fewer_tiles_than_shards_are_refused_once(self):
+        self.fails(1, "shards", program=PROGRAM, ranks=3,
+                   arguments=[*DATA, "-f", "0.1", "--batch_size", "64", "--shards", "64", "-p", "resnet18", "-r", "last_only",
+                              "-o", "run"])
+
     def test_a_validation_loss_that_is_no_number_keeps_no_model(self):
         # A single step, after which nothing is finite; its own loss still was.
         done = run(PROGRAM, *DATA, "-f", "0.1", "--precision", "fp32", "--batch_size", "64", "-p", "resnet18", "-r",

@@ -1,12 +1,15 @@
 #include "quadrat/mpi/communicator.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
+#include <algorithm>
 #include <array>
 #include <numeric>
 #include <vector>
 
 #include "quadrat/base/error.h"
+#include "quadrat/mpi/processors.h"
 
 namespace quadrat::mpi {
 namespace {
@@ -66,6 +69,39 @@ TEST(Communicator, reductions) {
   EXPECT_EQ(values[1], n * (n - 1) / 2);
   EXPECT_EQ(ranks.max(ranks.rank()), n - 1);
   EXPECT_EQ(ranks.min(std::int64_t{5} + ranks.rank()), 5);
+}
+
+/// Runs on these processors, or as many of them as there are. @return how many
+int run_on(const cpu_set_t& wanted) {
+  EXPECT_EQ(sched_setaffinity(0, sizeof wanted, &wanted), 0);
+  cpu_set_t given;
+  EXPECT_EQ(sched_getaffinity(0, sizeof given, &given), 0);
+  return CPU_COUNT(&given);
+}
+
+TEST(Processors, are_those_a_rank_may_run_on_shared_with_the_others_there) {
+  const auto ranks = Communicator::world();
+  cpu_set_t before, one, all;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  CPU_ZERO(&one);
+  CPU_ZERO(&all);
+  for (int i = 0; i < CPU_SETSIZE; ++i) CPU_SET(i, &all);
+  const int there = run_on(all);
+  Processors found = processors_of(ranks);
+  EXPECT_EQ(found.per_rank, std::max(1, there / ranks.size()));
+  EXPECT_EQ(found.of_ranks, there);
+
+  CPU_SET(0, &one);
+  run_on(one);
+  found = processors_of(ranks);
+  EXPECT_EQ(found.per_rank, 1);
+  EXPECT_EQ(found.of_ranks, 1);
+
+  // Rank 0 alone on one: the others share all.
+  run_on(ranks.is_root() ? one : all);
+  found = processors_of(ranks);
+  EXPECT_EQ(found.per_rank, ranks.is_root() ? 1 : std::max(1, there / (ranks.size() - 1)));
+  run_on(before);
 }
 
 TEST(Communicator, moved_from_ones_are_null_and_freed_once) {

@@ -19,10 +19,12 @@ exits 0 mpirun -n 3 "$program" sleep
 says out 'done'
 
 # All ranks stopped for longer than the watchdog, one after the other going on.
+# The last job has written "ready" too.
+rm "$scratch/out"
 mpirun -n 3 "$program" sleep >"$scratch/out" 2>"$scratch/err" &
 job=$!
 for _ in $(seq 100); do
-  if grep -q ready "$scratch/out"; then break; fi
+  if grep -qs ready "$scratch/out"; then break; fi
   sleep 0.1
 done
 read -r -a ranks <"/proc/$job/task/$job/children" || true

@@ -54,6 +54,20 @@ TEST_P(PlanOf, fp32_equals_the_plain_network) {
   EXPECT_LT(relative_error(got.logits, wanted.logits), 2e-5);
 }
 
+TEST_P(PlanOf, threads_compute_what_one_does) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    if (!is_supported(precision)) continue;
+    auto plan = compile(precision, 16);
+    const auto alone = plan.infer(tiles_).features.clone();
+    at::set_num_threads(3);
+    const auto together = plan.infer(tiles_).features.clone();
+    at::set_num_threads(1);
+    // A map is one thread's; libraries may add up in another order.
+    EXPECT_LT(relative_error(together, alone.to(torch::kFloat64)),
+              precision == Precision::kFp32 ? 1e-5 : 2e-2);
+  }
+}
+
 TEST_P(PlanOf, bf16_is_near_the_plain_network) {
   if (!is_supported(Precision::kBf16)) GTEST_SKIP() << "this CPU has no AVX-512";
   const auto wanted = reference_forward(weights_, card_, tiles_);

@@ -1,3 +1,4 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 #include <unistd.h>
@@ -118,6 +119,27 @@ TEST(Optimizer, clips_by_what_all_ranks_have_of_split_parameters) {
   EXPECT_NEAR(other.grad().item<double>(), 1.2, 1e-6);
 }
 
+TEST(Optimizer, clips_bf16_gradients_by_a_norm_that_is_not_rounded_to_bf16) {
+  const auto a = torch::zeros({1000}, torch::kBFloat16);
+  a.mutable_grad() = torch::full({1000}, 1.3671875, torch::kBFloat16);
+  Optimizer optimizer({a}, {});
+  const double exact = 1.3671875 * std::sqrt(1000.0);
+  EXPECT_NEAR(optimizer.clip(1).item<double>(), exact, 1e-5 * exact);
+}
+
+TEST(Optimizer, restores_of_split_parameters_its_own_rows) {
+  const auto whole = torch::zeros({3, 2});
+  const SplitParameter part{whole.narrow(0, 1, 1).clone(), whole.narrow(0, 1, 1), whole};
+  Optimizer optimizer({part.own}, {"adamw", 0.9, 0}, {part});
+  optimizer.state()[0].fill_(-1);
+  const auto saved = torch::arange(6, torch::kFloat).view({3, 2});
+  optimizer.restore({saved, saved * 2, torch::tensor(5.0F)}, 5);
+  EXPECT_TRUE(torch::equal(optimizer.state()[0][1], saved[1]));
+  EXPECT_TRUE(torch::equal(optimizer.state()[1][1], saved[1] * 2));
+  EXPECT_EQ(optimizer.state()[2].item<float>(), 5);
+  EXPECT_EQ(optimizer.state()[0][0][0].item<float>(), -1) << "another rank's row";
+}
+
 TEST(Optimizer, leaves_gradients_below_the_limit_alone) {
   auto a = torch::zeros({2});
   a.mutable_grad() = torch::tensor({3.0F, 4.1F});
@@ -149,7 +171,7 @@ TEST(Optimizer, a_step_that_is_called_off_changes_nothing) {
 }
 
 TEST(Checkpoint, brings_back_everything_bit_for_bit) {
-  const Path path = testing::TempDir() + "quadrat_checkpoint_test.safetensors";
+  const std::string path = testing::TempDir() + "quadrat_checkpoint_test.safetensors";
   const auto make = [](std::uint64_t seed) {
     auto network = Network::create(Architecture::kResNet18, 3, seed);
     network->set_retraining(Retraining::kAll);
@@ -164,6 +186,7 @@ TEST(Checkpoint, brings_back_everything_bit_for_bit) {
   position.step = 17;
   position.loss_sum = 1.0 / 3;
   position.created = "2026-01-02T03:04:05Z";
+  position.tiles_crc32 = 0xfedcba98;
   position.epochs = {{1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7}, {2, 1.0 / 7, 0, 0, 0, 0, 0, 0}};
   position.kept_epoch = 2;
   position.kept_probabilities = {0.25F, 0.5F, 0.25F};
@@ -171,13 +194,13 @@ TEST(Checkpoint, brings_back_everything_bit_for_bit) {
 
   auto other = make(2);
   Optimizer other_optimizer(other->trained_parameters(), {"adamw", 0.9, 0.01});
-  const auto found = read_checkpoint(path, *other, other_optimizer);
-  ASSERT_TRUE(found.has_value());
-  EXPECT_EQ(found->step, 17);
-  EXPECT_EQ(found->loss_sum, 1.0 / 3);
-  EXPECT_EQ(found->created, position.created);
-  EXPECT_EQ(found->epochs[1].train_loss, 1.0 / 7);
-  EXPECT_EQ(found->kept_probabilities, position.kept_probabilities);
+  const RunPosition found = parse_checkpoint(read_file(path), path, *other, other_optimizer);
+  EXPECT_EQ(found.step, 17);
+  EXPECT_EQ(found.loss_sum, 1.0 / 3);
+  EXPECT_EQ(found.created, position.created);
+  EXPECT_EQ(found.tiles_crc32, 0xfedcba98U);
+  EXPECT_EQ(found.epochs[1].train_loss, 1.0 / 7);
+  EXPECT_EQ(found.kept_probabilities, position.kept_probabilities);
   EXPECT_EQ(other_optimizer.steps(), 1);
   for (std::size_t i = 0; i < network->parameters().size(); ++i) {
     EXPECT_TRUE(torch::equal(network->parameters()[i], other->parameters()[i]));
@@ -185,10 +208,18 @@ TEST(Checkpoint, brings_back_everything_bit_for_bit) {
   const auto a = optimizer.state(), b = other_optimizer.state();
   for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(torch::equal(a[i], b[i]));
 
-  auto third = make(2);
-  Optimizer sgd(third->trained_parameters(), {});
+  Optimizer sgd(other->trained_parameters(), {});
+  const auto refused = [&](Bytes file) {
+    try {
+      parse_checkpoint(std::move(file), path, *other, sgd);
+      return std::string();
+    } catch (const InputError& error) {
+      return std::string(error.what());
+    }
+  };
+  EXPECT_THAT(refused({}), testing::HasSubstr("cannot go on from '" + path + "'"));
+  EXPECT_THAT(refused(Bytes(100)), testing::HasSubstr("remove the run's folder"));
   std::filesystem::remove(path);
-  EXPECT_FALSE(read_checkpoint(path, *third, sgd).has_value());
 }
 
 TEST(FeatureCache, gathers_the_views_asked_for) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -14,6 +15,7 @@ enum class ErrorKind {
   kIo,      ///< the operating system refused: no space, no permission, a vanished server: exit 2
   kComm,    ///< MPI or NCCL failed, or another rank did: exit 2
   kDevice,  ///< the GPU or its library failed: exit 2
+  kInterrupted,  ///< a signal asked to stop: exit 75
 };
 
 /// One line that says what was being done, to what, what was found instead of what was expected,
@@ -83,6 +85,12 @@ struct DeviceError : Error {
       : Error(ErrorKind::kDevice, action, object, finding, remedy) {}
 };
 
+struct InterruptedError : Error {
+  InterruptedError(std::string_view action, std::string_view object, std::string_view finding)
+      : Error(ErrorKind::kInterrupted, action, object, finding,
+              "start the same command again to go on") {}
+};
+
 /// Exit statuses of every program.
 inline constexpr int kExitDone = 0;
 inline constexpr int kExitUsage = 1;
@@ -90,5 +98,9 @@ inline constexpr int kExitFailed = 2;
 inline constexpr int kExitInterrupted = 75;  ///< EX_TEMPFAIL: start the same command again to go on
 
 int exit_status(ErrorKind kind);
+
+/// What a user is told of any exception: an Error's line; of others' the first line, since
+/// LibTorch's go on with pages of addresses; where memory ran out, what can be done about it.
+std::string message_of(const std::exception& error);
 
 }  // namespace quadrat

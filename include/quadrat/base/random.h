@@ -75,6 +75,7 @@ enum RandomStream : std::uint64_t {
   kStreamSynth,
   kStreamSplit,
   kStreamForest,
+  kStreamView,
 };
 
 }  // namespace quadrat

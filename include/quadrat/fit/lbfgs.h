@@ -21,6 +21,7 @@ using Objective =
 /// Minimises a smooth convex function by L-BFGS (Nocedal, 1980: the last 10 steps stand for the
 /// curvature) with backtracking until Armijo's condition holds. Deterministic: ranks that are given
 /// the same values take the same steps.
+/// @throws InputError where the function or its gradient is no finite number at the start
 /// @param tolerance it has converged where no component of the gradient is larger, or where
 /// rounding hides any descent
 Minimum minimise(const Objective& objective, std::vector<double> start, std::int64_t max_iterations,

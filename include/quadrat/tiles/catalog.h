@@ -34,6 +34,9 @@ struct Catalog {
 
   Bytes serialize() const;
   static Catalog deserialize(std::span<const std::byte> bytes);
+
+  /// Of all of it but the root: the same list somewhere else has the same.
+  std::uint32_t checksum() const;
 };
 
 /// Lists class folders of PNGs: ROOT/<class>/<name>.png, or packed shards made by quadrat-pack.
