@@ -203,13 +203,4 @@ void GradientReducer::finish() {
 
 double GradientReducer::take_exposed_seconds() { return std::exchange(state_->exposed_s, 0); }
 
-std::size_t GradientReducer::bytes_per_step() const {
-  std::size_t bytes = 0;
-  for (const Bucket& bucket : state_->buckets) {
-    bytes += bucket.flat.defined() ? bucket.flat.nbytes()
-                                   : state_->parameters[bucket.members[0]].nbytes();
-  }
-  return bytes;
-}
-
 }  // namespace quadrat::comm

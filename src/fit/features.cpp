@@ -20,15 +20,9 @@ std::span<const std::byte> bytes_of(const torch::Tensor& rows) {
 
 }  // namespace
 
-std::pair<std::size_t, std::size_t> share_of(std::size_t tiles, const mpi::Communicator& ranks) {
-  const auto rank = static_cast<std::size_t>(ranks.rank());
-  const auto size = static_cast<std::size_t>(ranks.size());
-  return {tiles * rank / size, tiles * (rank + 1) / size};
-}
-
 torch::Tensor compute_features(score::Plan& plan, const Catalog& tiles,
                                const mpi::Communicator& ranks, std::string_view what) {
-  const auto [first, last] = share_of(tiles.tiles.size(), ranks);
+  const auto [first, last] = ranks.share_of(tiles.tiles.size());
   const auto batch = static_cast<std::size_t>(plan.batch());
   const auto bytes = static_cast<std::size_t>(plan.bytes_per_tile());
   std::vector<std::uint8_t> pixels(batch * bytes);

@@ -5,11 +5,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <memory>
 #include <opencv2/core/version.hpp>
 #include <optional>
-#include <span>
 
 #include "kept_features.h"
 #include "quadrat/base/error.h"
@@ -145,11 +143,7 @@ void Fitter::describe(const Settings& config) {
   record_.created = utc_now();
   record_.config = config;
   record_.classes = card_.classes;
-  const auto hosts =
-      ranks_.sum(static_cast<std::int64_t>(ranks_.split_by_host().is_root() ? 1 : 0));
-  int version = 0;
-  int subversion = 0;
-  MPI_Get_version(&version, &subversion);
+  const int hosts = ranks_.hosts();
   record_.environment = {
       {"ranks", ranks_.size()},
       {"hosts", hosts},
@@ -161,7 +155,7 @@ void Fitter::describe(const Settings& config) {
       {"quadrat", std::string(quadrat::version())},
       {"libtorch", TORCH_VERSION},
       {"opencv", CV_VERSION},
-      {"mpi_standard", fmt::format("{}.{}", version, subversion)}};
+      {"mpi_standard", mpi::standard()}};
   for (const Tile& tile : sets_.validation.tiles) {
     record_.validation.tiles.push_back(tile.name);
     record_.validation.labels.push_back(static_cast<std::uint16_t>(tile.label));
@@ -192,7 +186,7 @@ void Fitter::make_features() {
 void Fitter::read_features() {
   for (Set* set : {&train_, &validation_}) {
     mpi::together(ranks_, [&] {
-      const auto [first, last] = share_of(set->tiles->tiles.size(), ranks_);
+      const auto [first, last] = ranks_.share_of(set->tiles->tiles.size());
       const auto rows = read_feature_rows(options_.features, set->name,
                                           static_cast<std::uint64_t>(width()), first, last);
       set->features =
@@ -240,12 +234,7 @@ void Fitter::evaluate(Set& set) const {
   const auto tiles = static_cast<double>(set.tiles->tiles.size());
   set.loss = sums[0] / tiles;
   set.error = sums[1] / tiles;
-  const std::vector<float> mine = score::probabilities(logits);
-  for (const Bytes& part : ranks_.gather(std::as_bytes(std::span(mine)))) {
-    const std::size_t old = set.probabilities.size();
-    set.probabilities.resize(old + part.size() / sizeof(float));
-    if (!part.empty()) std::memcpy(set.probabilities.data() + old, part.data(), part.size());
-  }
+  set.probabilities = ranks_.gather_values(score::probabilities(logits));
 }
 
 void Fitter::write_record(RunStatus status) {
@@ -255,12 +244,7 @@ void Fitter::write_record(RunStatus status) {
     record.epochs = {row_};
     record.kept_epoch = row_.epoch;
     record.validation.probabilities = validation_.probabilities;
-    const auto columns = static_cast<std::ptrdiff_t>(classes());
-    for (auto row = validation_.probabilities.cbegin(); row != validation_.probabilities.cend();
-         row += columns) {
-      record.validation.predicted.push_back(
-          static_cast<std::uint16_t>(std::max_element(row, row + columns) - row));
-    }
+    choose_most_probable(record.validation, card_.classes.size());
     folder_.write_predictions(record.validation, record.classes);
   } else {
     record.validation = {};
@@ -332,7 +316,7 @@ int Fitter::classify_features(bool features_are_kept, Clock::time_point start) {
               options_.pretrained_model_type);
   }
   for (Set* set : {&train_, &validation_}) {
-    const auto [first, last] = share_of(set->tiles->tiles.size(), ranks_);
+    const auto [first, last] = ranks_.share_of(set->tiles->tiles.size());
     set->labels = torch::empty({static_cast<std::int64_t>(last - first)}, torch::kLong);
     auto* label = set->labels.mutable_data_ptr<std::int64_t>();
     for (std::size_t i = first; i < last; ++i) *label++ = set->tiles->tiles[i].label;

@@ -68,7 +68,7 @@ struct Group : nn::Module {};
 /// torchvision has it.
 class AlexNet : public Network {
  public:
-  explicit AlexNet(std::int64_t classes) : Network(Architecture::kAlexNet, classes) {
+  explicit AlexNet(std::int64_t classes) : Network(Architecture::kAlexNet) {
     features_ = register_module("features", std::make_shared<Group>());
     classifier_ = register_module("classifier", std::make_shared<Group>());
     conv1_ = features_->register_module("0", convolution(3, 64, 11, 4, 2, true));
@@ -156,7 +156,7 @@ class BasicBlock : public nn::Module {
 
 class ResNet18 : public Network {
  public:
-  explicit ResNet18(std::int64_t classes) : Network(Architecture::kResNet18, classes) {
+  explicit ResNet18(std::int64_t classes) : Network(Architecture::kResNet18) {
     conv1_ = register_module("conv1", convolution(3, 64, 7, 2, 3, false));
     bn1_ = register_module("bn1", BatchNorm(64));
     std::int64_t channels = 64;

@@ -94,6 +94,16 @@ Communicator Communicator::split_by_host() const {
   return Communicator(comm);
 }
 
+int Communicator::hosts() const {
+  return static_cast<int>(sum(std::int64_t{split_by_host().is_root() ? 1 : 0}));
+}
+
+std::pair<std::size_t, std::size_t> Communicator::share_of(std::size_t count) const {
+  const auto rank = static_cast<std::size_t>(rank_);
+  const auto size = static_cast<std::size_t>(size_);
+  return {count * rank / size, count * (rank + 1) / size};
+}
+
 void Communicator::barrier() const { check(MPI_Barrier(comm_), "MPI_Barrier"); }
 
 Bytes Communicator::broadcast(Bytes bytes, int root) const {

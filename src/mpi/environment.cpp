@@ -1,5 +1,6 @@
 #include "quadrat/mpi/environment.h"
 
+#include <fmt/format.h>
 #include <mpi.h>
 
 #include <cstdlib>
@@ -41,6 +42,12 @@ int launched_rank() noexcept {
     if (const char* text = std::getenv(name)) return std::atoi(text);
   }
   return 0;
+}
+
+std::string standard() {
+  int version = 0, subversion = 0;
+  MPI_Get_version(&version, &subversion);
+  return fmt::format("{}.{}", version, subversion);
 }
 
 void abort(int status) noexcept {

@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace quadrat::mpi {
 
@@ -36,10 +37,9 @@ bool is_mpirun(pid_t process) {
 Processors processors_of(const Communicator& ranks) {
   const cpu_set_t mine = affinity_of(0);
   const Communicator host = ranks.split_by_host();
-  Bytes all;
-  for (const Bytes& one : host.gather(std::as_bytes(std::span(&mine, 1))))
-    all.insert(all.end(), one.begin(), one.end());
-  all = host.broadcast(std::move(all));
+  const std::vector<cpu_set_t> gathered = host.gather_values(std::vector{mine});
+  const auto bytes = std::as_bytes(std::span(gathered));
+  const Bytes all = host.broadcast(Bytes(bytes.begin(), bytes.end()));
 
   int sharing = 0;
   cpu_set_t any;

@@ -112,6 +112,16 @@ RunRecord read(const Path& path, bool with_predictions) {
 
 }  // namespace
 
+void choose_most_probable(Predictions& predictions, std::size_t classes) {
+  predictions.predicted.clear();
+  const auto columns = static_cast<std::ptrdiff_t>(classes);
+  const auto& all = predictions.probabilities;
+  for (auto row = all.begin(); row != all.end(); row += columns) {
+    predictions.predicted.push_back(
+        static_cast<std::uint16_t>(std::max_element(row, row + columns) - row));
+  }
+}
+
 std::string_view to_string(RunStatus status) {
   switch (status) {
     case RunStatus::kRunning:

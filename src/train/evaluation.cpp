@@ -2,8 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
-#include <span>
+#include <numeric>
 
 namespace quadrat {
 
@@ -19,13 +18,9 @@ std::int64_t rows_at_once(const Session& session) {
 }  // namespace
 
 std::vector<std::uint32_t> share_of_validation(const Session& session) {
-  const auto all = session.sets.validation.tiles.size();
-  const auto rank = static_cast<std::size_t>(session.ranks.rank());
-  const auto size = static_cast<std::size_t>(session.ranks.size());
-  std::vector<std::uint32_t> mine;
-  for (std::size_t i = all * rank / size; i < all * (rank + 1) / size; ++i) {
-    mine.push_back(static_cast<std::uint32_t>(i));
-  }
+  const auto [first, last] = session.ranks.share_of(session.sets.validation.tiles.size());
+  std::vector<std::uint32_t> mine(last - first);
+  std::iota(mine.begin(), mine.end(), static_cast<std::uint32_t>(first));
   return mine;
 }
 
@@ -69,13 +64,7 @@ Evaluation evaluate(const Session& session, Inputs& inputs,
   }
   session.ranks.sum(sums);
   const auto all = static_cast<double>(session.sets.validation.tiles.size());
-  Evaluation evaluation{sums[0] / all, sums[1] / all, {}};
-  for (const Bytes& part : session.ranks.gather(std::as_bytes(std::span(mine)))) {
-    const auto old = evaluation.probabilities.size();
-    evaluation.probabilities.resize(old + part.size() / sizeof(float));
-    if (!part.empty()) std::memcpy(evaluation.probabilities.data() + old, part.data(), part.size());
-  }
-  return evaluation;
+  return {sums[0] / all, sums[1] / all, session.ranks.gather_values(mine)};
 }
 
 }  // namespace quadrat

@@ -141,10 +141,7 @@ void Finetuner::describe(const Settings& config) {
   record_.git_commit = git_commit();
   record_.config = config;
   record_.classes = session_.sets.train.classes;
-  const int hosts = static_cast<int>(
-      ranks_.sum(static_cast<std::int64_t>(ranks_.split_by_host().is_root() ? 1 : 0)));
-  int version = 0, subversion = 0;
-  MPI_Get_version(&version, &subversion);
+  const int hosts = ranks_.hosts();
   record_.environment = {
       {"ranks", ranks_.size()},
       {"hosts", hosts},
@@ -155,7 +152,7 @@ void Finetuner::describe(const Settings& config) {
       {"initial_weights", session_.weights_given() ? options_.pretrained_weights : "random"},
       {"quadrat", std::string(quadrat::version())},
       {"libtorch", TORCH_VERSION},
-      {"mpi_standard", fmt::format("{}.{}", version, subversion)},
+      {"mpi_standard", mpi::standard()},
   };
   for (const auto& tile : session_.sets.validation.tiles) {
     record_.validation.tiles.push_back(tile.name);
@@ -187,7 +184,6 @@ void Finetuner::resume() {
   }
   position_.tiles_crc32 = tiles_crc32;
   record_.created = position_.created;
-  record_.kept_epoch = position_.kept_epoch;
   take_predictions();
 }
 
@@ -306,7 +302,6 @@ void Finetuner::write_kept_model() {
   if (!unwritten_model_) return;
   write_safetensors(folder_.model(), *unwritten_model_);
   unwritten_model_.reset();
-  record_.kept_epoch = position_.kept_epoch;
   take_predictions();
   folder_.write_predictions(record_.validation, record_.classes);
   folder_.write_labels_and_info(record_.classes,
@@ -317,15 +312,9 @@ void Finetuner::write_kept_model() {
 }
 
 void Finetuner::take_predictions() {
-  Predictions& validation = record_.validation;
-  validation.probabilities = position_.kept_probabilities;
-  validation.predicted.clear();
-  const auto columns = static_cast<std::ptrdiff_t>(session_.classes());
-  for (auto row = validation.probabilities.begin(); row != validation.probabilities.end();
-       row += columns) {
-    validation.predicted.push_back(
-        static_cast<std::uint16_t>(std::max_element(row, row + columns) - row));
-  }
+  record_.kept_epoch = position_.kept_epoch;
+  record_.validation.probabilities = position_.kept_probabilities;
+  choose_most_probable(record_.validation, session_.classes());
 }
 
 void Finetuner::write_record(RunStatus status) {

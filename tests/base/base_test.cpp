@@ -173,6 +173,8 @@ TEST_F(Folder, read_file_refuses_folders_absent_files_and_large_ones) {
   write_file(path_ / "b", "12345");
   EXPECT_THROW(read_file(path_ / "b", 4), InputError);
   EXPECT_EQ(read_file(path_ / "b", 5).size(), 5U);
+  ASSERT_EQ(::mkfifo((path_ / "pipe").c_str(), 0600), 0);
+  EXPECT_THROW(read_file(path_ / "pipe"), InputError) << "and is not waited for";
 }
 
 TEST_F(Folder, stale_temporaries_go_and_other_files_stay) {

@@ -60,6 +60,21 @@ TEST(Communicator, gather_parts_brings_each_ranks_place_to_the_root) {
   }
 }
 
+TEST(Communicator, deals_things_in_rank_order_and_gathers_them_so) {
+  const auto ranks = Communicator::world();
+  EXPECT_EQ(ranks.hosts(), 1);
+  for (const std::size_t count :
+       {std::size_t{0}, std::size_t{1}, std::size_t{10}, std::size_t{11}}) {
+    const auto [first, last] = ranks.share_of(count);
+    EXPECT_LE(last - first, count / std::size_t(ranks.size()) + 1);
+    EXPECT_GE(last - first, count / std::size_t(ranks.size()));
+    std::vector<double> mine(last - first), all(count);
+    std::iota(mine.begin(), mine.end(), static_cast<double>(first));
+    std::iota(all.begin(), all.end(), 0.0);
+    EXPECT_EQ(ranks.gather_values(mine), ranks.is_root() ? all : std::vector<double>());
+  }
+}
+
 TEST(Communicator, reductions) {
   const auto ranks = Communicator::world();
   const int n = ranks.size();

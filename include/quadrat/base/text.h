@@ -36,8 +36,7 @@ std::string csv_field(std::string_view field);
 /// "1.5 GB" (powers of 1000).
 std::string format_bytes(double bytes);
 
-/// Shown in a message: control characters and bytes that are not UTF-8 as \xNN, cut after
-/// `max_bytes`.
+/// Shown in a message: what is not printable ASCII as \xNN, cut after `max_bytes`.
 std::string printable(std::string_view raw, std::size_t max_bytes = 80);
 
 }  // namespace quadrat

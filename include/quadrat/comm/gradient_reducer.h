@@ -51,9 +51,6 @@ class GradientReducer {
   /// not hide.
   double take_exposed_seconds();
 
-  /// Bytes a step sends into sums.
-  std::size_t bytes_per_step() const;
-
   /// What the hooks on parameters point to; outlives the reducer where the module does.
   struct State;
 

@@ -2,18 +2,13 @@
 
 #include <torch/torch.h>
 
-#include <cstddef>
 #include <string_view>
-#include <utility>
 
 #include "quadrat/mpi/communicator.h"
 #include "quadrat/score/plan.h"
 #include "quadrat/tiles/catalog.h"
 
 namespace quadrat::fit {
-
-/// The tiles that are a rank's: [first, last), the same number each or one more, in rank order.
-std::pair<std::size_t, std::size_t> share_of(std::size_t tiles, const mpi::Communicator& ranks);
 
 /// What the plan's last layer sees of this rank's share of the tiles: [share, feature_count]
 /// float32. Ends early, with rows unfilled, where a signal asks this process to stop.

@@ -22,7 +22,7 @@ enum class BatchNormMode {
 /// @throws UsageError
 BatchNormMode parse_batch_norm(std::string_view name);
 
-/// Sums a float64 tensor over all ranks, in place.
+/// Sums a tensor over all ranks, in place.
 using SumOverRanks = std::function<void(torch::Tensor&)>;
 
 /// Batch normalisation over [N, C, H, W] with torchvision's parameter and buffer names (Ioffe and

@@ -23,9 +23,8 @@ class Network : public torch::nn::Module {
                                          std::uint64_t seed);
 
   Architecture architecture() const { return architecture_; }
-  std::int64_t classes() const { return classes_; }
 
-  /// Chooses what is trained: sets requires_grad, and evaluation mode for what is frozen.
+  /// Chooses what is trained: sets requires_grad; train_mode() goes by it.
   /// @throws UsageError for fully_connected on ResNet18, which has one linear layer
   void set_retraining(Retraining retraining);
   Retraining retraining() const { return retraining_; }
@@ -74,8 +73,7 @@ class Network : public torch::nn::Module {
   virtual std::string last_layer_name() const = 0;
 
  protected:
-  Network(Architecture architecture, std::int64_t classes)
-      : architecture_(architecture), classes_(classes) {}
+  explicit Network(Architecture architecture) : architecture_(architecture) {}
 
   virtual torch::Tensor body(
       const torch::Tensor& input) = 0;  ///< convolutions, pooled and flattened
@@ -87,7 +85,6 @@ class Network : public torch::nn::Module {
 
  private:
   Architecture architecture_;
-  std::int64_t classes_;
   Retraining retraining_ = Retraining::kAll;
   torch::Tensor dropout_keys_;  ///< int64 [rows], where the network is
 };

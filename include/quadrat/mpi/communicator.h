@@ -4,10 +4,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <functional>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "quadrat/base/files.h"
@@ -38,7 +41,12 @@ class Communicator {
   int rank() const { return rank_; }           ///< not collective
   int size() const { return size_; }           ///< not collective
   bool is_root() const { return rank_ == 0; }  ///< not collective
+  int hosts() const;                           ///< on how many the ranks run
   MPI_Comm get() const { return comm_; }       ///< not collective
+
+  /// Of so many things this rank's, [first, last): as many as any other's or one more, in rank
+  /// order. Not collective.
+  std::pair<std::size_t, std::size_t> share_of(std::size_t count) const;
 
   void barrier() const;
 
@@ -54,6 +62,19 @@ class Communicator {
 
   /// Every rank's bytes in rank order, on `root`; empty elsewhere.
   std::vector<Bytes> gather(std::span<const std::byte> mine, int root = 0) const;
+
+  /// Every rank's values one after the other in rank order, on rank 0; empty elsewhere.
+  template <typename T>
+  std::vector<T> gather_values(const std::vector<T>& mine) const {
+    static_assert(std::is_trivially_copyable_v<T>);
+    std::vector<T> all;
+    for (const Bytes& part : gather(std::as_bytes(std::span(mine)))) {
+      const std::size_t before = all.size();
+      all.resize(before + part.size() / sizeof(T));
+      if (!part.empty()) std::memcpy(all.data() + before, part.data(), part.size());
+    }
+    return all;
+  }
 
   /// Bytes that lie in the same place on every rank, each rank's own from bounds[rank] to
   /// bounds[rank + 1]: afterwards root has all of them.

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 namespace quadrat::mpi {
 
 /// MPI from here to the end of the scope: MPI_Init_thread with MPI_THREAD_MULTIPLE, errors returned
@@ -21,6 +23,9 @@ bool is_running() noexcept;
 /// The rank mpirun or srun gave this process, read from its environment without starting MPI; 0
 /// where there is none.
 int launched_rank() noexcept;
+
+/// The MPI standard's version that the library implements: "3.1".
+std::string standard();
 
 /// Ends every rank of the job with this status. Does not return.
 [[noreturn]] void abort(int status) noexcept;

@@ -37,12 +37,13 @@ class UnitDealer {
   /// Tiles done on all ranks so far. Only on rank 0.
   std::uint64_t done();
 
-  /// No rank gets another number.
+  /// No rank is dealt another number; what one has asked for already it still gets.
   void stop_all();
 
   /// Runs `work`, which takes numbers until there are none, then waits for all ranks. Where a
-  /// signal asks to stop or `work` throws, no rank gets another number; the others end what they
-  /// have in hand, and all throw the error of the lowest rank that failed. Collective.
+  /// signal asks to stop or `work` throws, no rank is dealt another number; the others end what
+  /// they have in hand and have asked for, and all throw the error of the lowest rank that failed.
+  /// Collective.
   /// @param meanwhile called a few times a second while it waits
   void run(const std::function<void()>& work, const std::function<void()>& meanwhile);
 

@@ -24,7 +24,8 @@ class Watchdog {
  public:
   /// Collective. One rank needs no watchdog and gets none. @param limit_s 0: none either
   Watchdog(const Communicator& ranks, double limit_s);
-  /// Waits until every rank has come to here; collective, unless an exception is on its way.
+  /// Waits until the rank it listens to has come to here; collective, unless an exception is on its
+  /// way.
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;

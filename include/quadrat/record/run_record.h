@@ -33,6 +33,9 @@ struct Predictions {
   std::vector<float> probabilities;      ///< [tiles, classes], row-major
 };
 
+/// Sets `predicted` from `probabilities`: of equally probable classes the first.
+void choose_most_probable(Predictions& predictions, std::size_t classes);
+
 /// runs/NAME/run.h5: everything known of a training run. Schema "quadrat-run" version 1.
 struct RunRecord {
   std::string name;
