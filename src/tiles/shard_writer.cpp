@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/signals.h"
 #include "quadrat/base/text.h"
 
 namespace quadrat {
@@ -204,6 +205,7 @@ std::vector<ShardFault> verify_shards(const Path& folder, const ShardSet& set, s
   ShardReader reader(folder, set.shards);
   Bytes buffer;
   for (const ShardEntry& entry : set.entries) {
+    if (stop_signal() != 0) break;
     if (entry.shard % step != first || faulty[entry.shard]) continue;
     try {
       reader.read(entry.shard, entry.offset, entry.size_bytes, entry.crc32, buffer);

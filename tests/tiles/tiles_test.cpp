@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <fstream>
 #include <map>
@@ -14,11 +15,13 @@
 #include <thread>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/signals.h"
 #include "quadrat/image/png.h"
 #include "quadrat/tiles/augment.h"
 #include "quadrat/tiles/catalog.h"
 #include "quadrat/tiles/reader.h"
 #include "quadrat/tiles/shard_plan.h"
+#include "quadrat/tiles/shard_writer.h"
 #include "quadrat/tiles/tile_store.h"
 
 namespace quadrat {
@@ -231,6 +234,10 @@ TEST_F(Tiles, shards_are_read_by_their_index_and_damage_is_named) {
   repair.join();
 
   index(crc ^ 1, png.size());
+  EXPECT_EQ(verify_shards(root_, read_shard_index(root_)).size(), 1U);
+  set_stop_signal(SIGTERM);
+  EXPECT_TRUE(verify_shards(root_, read_shard_index(root_)).empty());
+  set_stop_signal(0);
   const Catalog changed = list_labelled_tiles(root_);
   EXPECT_THAT(error([&] { TileReader(changed).read(0, buffer); }), HasSubstr("tiles-000000.tar"));
   index(crc, png.size() + 1);

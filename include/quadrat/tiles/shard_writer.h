@@ -46,8 +46,8 @@ struct ShardFault {
   std::string finding;
 };
 
-/// Reads every tile of the shards `first`, `first + step`, ... and compares checksums. @return the
-/// faulty shards, each once
+/// Reads every tile of the shards `first`, `first + step`, ... and compares checksums, until a
+/// stop signal comes (see base/signals.h). @return the faulty shards, each once
 std::vector<ShardFault> verify_shards(const Path& folder, const ShardSet& set,
                                       std::size_t first = 0, std::size_t step = 1);
 
