@@ -28,17 +28,27 @@ bool is_png(const Path& path) {
 
 bool is_hidden(const Path& path) { return path.filename().string().starts_with('.'); }
 
+/// There while quadrat-cut has not got to its end: OUTPUT/[SET/][CLASS/]NAME.png lie beside or
+/// below.
+constexpr const char* kUnfinishedCut = ".quadrat_cut";
+
+InputError unfinished(const Path& folder) {
+  return InputError("list tiles in", folder.native(), "they are not all cut yet",
+                    "start the same quadrat-cut again to finish it");
+}
+
 struct Entries {
   std::vector<std::string> files;
   std::vector<std::string> folders;
 };
 
 /// Names in a folder, sorted, hidden ones left out. The kind comes with the entry; nothing is
-/// stat-ed on NFS.
+/// stat-ed on NFS. @throws InputError, also where tiles are still to be cut into it
 Entries list_folder(const Path& folder) {
   Entries entries;
   std::error_code error;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().filename() == kUnfinishedCut) throw unfinished(folder);
     if (is_hidden(it->path())) continue;
     std::error_code ignored;
     auto& kind = it->is_directory(ignored) ? entries.folders : entries.files;
@@ -58,6 +68,16 @@ Entries list_folder(const Path& folder) {
   }
   std::sort(entries.files.begin(), entries.files.end());
   std::sort(entries.folders.begin(), entries.folders.end());
+  return entries;
+}
+
+/// What the folder given holds. @throws InputError, also where it is part of an unfinished cut
+Entries list_root(const Path& root) {
+  Entries entries = list_folder(root);
+  for (const char* above : {"..", "../.."}) {
+    std::error_code ignored;
+    if (fs::exists(root / above / kUnfinishedCut, ignored)) throw unfinished(root);
+  }
   return entries;
 }
 
@@ -227,7 +247,7 @@ std::uint32_t Catalog::checksum() const {
 Catalog list_labelled_tiles(const Path& root) {
   Catalog catalog;
   catalog.root = root;
-  const Entries entries = list_folder(root);
+  const Entries entries = list_root(root);
   if (add_shards(catalog, root)) {
     if (catalog.classes.empty()) {
       throw InputError("use shards in", root.native(), "their tiles carry no class",
@@ -260,7 +280,7 @@ Catalog list_labelled_tiles(const Path& root) {
 Catalog list_tiles(const Path& root) {
   Catalog catalog;
   catalog.root = root;
-  const Entries entries = list_folder(root);
+  const Entries entries = list_root(root);
   if (!add_shards(catalog, root)) {
     add_pngs(catalog, entries.files, "", Tile::kNoLabel);
     const bool labelled =

@@ -91,4 +91,17 @@ holds ! -e stopped/shards.tsv
 holds ! -e stopped/.lock
 exits 0 "$bin/quadrat-pack" --tiles many --output stopped --tiles_per_shard 100
 whole stopped
+
+# --- tiles that are not all cut ---
+cut() { exec "$bin/quadrat-cut" --image county/county4.tif --output uncut; }
+cut >out 2>err &
+background+=($!)
+until [ -e uncut/.quadrat_cut/plan.cbor ]; do :; done
+kill -TERM "${background[2]}"
+exits 75 wait "${background[2]}"
+exits 2 "$bin/quadrat-pack" --tiles uncut --output of_uncut
+says err "they are not all cut yet; start the same quadrat-cut again to finish it"
+holds ! -e of_uncut
+(cut) >out 2>err
+exits 0 "$bin/quadrat-pack" --tiles uncut --output of_uncut
 passed

@@ -95,6 +95,21 @@ TEST_F(Tiles, catalog_errors_name_the_folder_and_what_is_wrong) {
   EXPECT_THAT(error([&] { list_labelled_tiles(root_); }), HasSubstr("letters, digits"));
 }
 
+TEST_F(Tiles, what_is_not_all_cut_is_refused) {
+  for (const char* unfinished : {"set/Forest", "set", "."}) {
+    put("set/Forest/1.png");
+    make_folder(root_ / unfinished / ".quadrat_cut");
+    for (const char* given : {"set", "set/Forest"}) {
+      EXPECT_THAT(error([&] { list_tiles(root_ / given); }), HasSubstr("same quadrat-cut again"))
+          << given << " in " << unfinished;
+    }
+    EXPECT_THAT(error([&] { list_labelled_tiles(root_ / "set"); }),
+                HasSubstr("same quadrat-cut again"));
+    std::filesystem::remove_all(root_ / unfinished / ".quadrat_cut");
+    EXPECT_EQ(list_labelled_tiles(root_ / "set").tiles.size(), 1U);
+  }
+}
+
 TEST_F(Tiles, a_set_to_score_may_be_flat_or_in_class_folders) {
   put("x_1.png");
   put("x_0.png");

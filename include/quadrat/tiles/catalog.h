@@ -41,12 +41,12 @@ struct Catalog {
 
 /// Lists class folders of PNGs: ROOT/<class>/<name>.png, or packed shards made by quadrat-pack.
 /// @throws InputError: no such folder, no class folder, an empty class, a class name that is not
-/// plain
+/// plain, a set that quadrat-cut has not finished
 Catalog list_labelled_tiles(const Path& root);
 
 /// Lists a set to score: PNGs directly in ROOT, in folders below it, or in packed shards. A first
 /// level of folders gives labels where every tile is in one.
-/// @throws InputError: no such folder, no tile
+/// @throws InputError: no such folder, no tile, a set that quadrat-cut has not finished
 Catalog list_tiles(const Path& root);
 
 /// Keeps a seeded, class-balanced fraction of the tiles, at least one of each class. @throws
