@@ -2,7 +2,7 @@
 # Sourced by the batch scripts beside it: how many ranks go where, how they are started, and what becomes of the job when
 # they end.
 
-slurm_dir=${slurm_dir:?"the folder of these scripts is to be set"}
+slurm_dir=$(cd "${slurm_dir:?"the folder of these scripts is to be set"}" && pwd)
 # shellcheck source=slurm/site.conf
 . "$slurm_dir/site.conf"
 bin=${quadrat_bin:-$(cd "$slurm_dir/.." && pwd)/build/release/bin}
@@ -42,35 +42,48 @@ count_ranks() {
   fi
 }
 
-# limit_ranks N: no more than N in all, the last nodes losing theirs. A training has a rank a virtual shard at most.
+# limit_ranks N: no more than N in all, dealt so that each rank has as large a part of a node as can be: a training, which
+# has a rank a virtual shard at most, shares a node's cores among its ranks.
 limit_ranks() {
-  local left=$1 i
+  local limit=$1 ranks=0 i next dealt=()
   for i in "${!rank_counts[@]}"; do
-    if ((rank_counts[i] > left)); then rank_counts[i]=$left; fi
-    left=$((left - rank_counts[i]))
+    ranks=$((ranks + rank_counts[i]))
+    dealt+=(0)
   done
+  if ((ranks <= limit)); then return; fi
+  for ((ranks = 0; ranks < limit; ++ranks)); do
+    next=0
+    for i in "${!rank_counts[@]}"; do
+      if ((rank_counts[i] * (dealt[next] + 1) > rank_counts[next] * (dealt[i] + 1))); then next=$i; fi
+    done
+    dealt[next]=$((dealt[next] + 1))
+  done
+  rank_counts=("${dealt[@]}")
 }
 
 # Sets $launch, the command that programs go behind.
 hostfile=
 trap 'rm -f "$hostfile"' EXIT
 plan_launch() {
-  local hosts=() i ranks=0 nodes=0
+  local hosts=() i rank ranks=0 nodes=0
   mapfile -t hosts < <(scontrol show hostnames "${SLURM_JOB_NODELIST:-localhost}")
   if [ -z "$hostfile" ]; then hostfile=$(mktemp "${TMPDIR:-/tmp}/quadrat-hosts.XXXXXX"); fi
   : >"$hostfile"
   for i in "${!rank_counts[@]}"; do
     if ((rank_counts[i] == 0)); then continue; fi
-    echo "${hosts[i]} slots=${rank_counts[i]}" >>"$hostfile"
+    if [ "$launcher" = srun ]; then
+      for ((rank = 0; rank < rank_counts[i]; ++rank)); do echo "${hosts[i]}"; done
+    else
+      echo "${hosts[i]} slots=${rank_counts[i]}"
+    fi >>"$hostfile"
     ranks=$((ranks + rank_counts[i]))
     nodes=$((nodes + 1))
   done
   if [ "$launcher" = srun ]; then
-    # Ranks are dealt to nodes as counted above, and one that dies takes the others along.
-    local counts
-    counts=$(IFS=,; echo "${rank_counts[*]:0:nodes}")
+    # The host file has a line a rank: --ntasks-per-node knows one number for all nodes. One that dies takes the others along.
+    export SLURM_HOSTFILE=$hostfile
     launch=(srun "${srun_options[@]}" --kill-on-bad-exit=1 --overlap --nodes="$nodes" --ntasks="$ranks"
-      --ntasks-per-node="${counts%%,*}" --cpu-bind=none)
+      --distribution=arbitrary --cpu-bind=none)
   else
     # Slurm counts tasks, which nobody asked for; the host file counts ranks.
     launch=(mpirun --mca ras ^slurm --hostfile "$hostfile" -n "$ranks" "${mpirun_options[@]}")
@@ -111,16 +124,21 @@ attempt() {
 job_id=${SLURM_JOB_ID:-}
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job_id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
 
+# How often this job was queued again because ranks were killed or hung: a line each, in the folder that it was submitted
+# from, since a job that is queued again keeps nothing but its number.
+crashes=.quadrat-crashes.$job_id
+
 job_is_running() {
   case $(scontrol show job "$job_id" 2>/dev/null) in *JobState=RUNNING*) return 0 ;; esac
   return 1
 }
 
-# Back into the queue. Ends the script.
+# requeue WHY: back into the queue. Ends the script.
 requeue() {
   local try
   trap '' TERM USR1
   if ((${SLURM_RESTART_COUNT:-0} >= max_requeues)); then
+    rm -f "$crashes"
     say "it was requeued $max_requeues times; submit it again to go on"
     exit 75
   fi
@@ -136,16 +154,35 @@ requeue() {
   exit 75
 }
 
+# end_of_crashes PROGRAM STATUS: back into the queue, unless that has not helped before. Ends the script.
+end_of_crashes() {
+  local count=0
+  if [ -e "$crashes" ]; then count=$(wc -l <"$crashes"); fi
+  if ((count >= max_crash_requeues)); then
+    rm -f "$crashes"
+    say "$1 ended with $2 whenever it was started, and the job was queued again $count times for it; submit it again to go on"
+    exit "$2"
+  fi
+  echo "$1 ended with $2" >>"$crashes" || say "'$crashes' cannot be written: crashes are not counted"
+  requeue "$1 ended with $2, $max_failures times"
+}
+
 # run PROGRAM OPTIONS...: on all ranks, to its end. Returns where it is complete; ends the script where it is not.
 run() {
   local failures=0 status
   prepare_node
+  if [ ! -x "$bin/$1" ]; then
+    say "there is no program '$bin/$1'; build it, or set quadrat_bin in '$slurm_dir/site.conf'"
+    exit 2
+  fi
   count_ranks
   if [ -n "${max_ranks:-}" ]; then limit_ranks "$max_ranks"; fi
   plan_launch
   while :; do
     status=0
     attempt "${launch[@]}" "$bin/$1" "${@:2}" || status=$?
+    # What ends by itself or comes to its time limit is past the crashes there were.
+    if ((status <= 2)) || [ -n "$stop_signal" ]; then rm -f "$crashes"; fi
     if ((status == 0)); then return 0; fi
     if [ "$stop_signal" = USR1 ]; then requeue 'the time limit or preemption is near'; fi
     if [ "$stop_signal" = TERM ]; then
@@ -153,13 +190,13 @@ run() {
       if job_is_running; then requeue 'the node is wanted'; fi
       exit 75
     fi
-    # The same mistake or the same full disk would be met again.
-    if ((status == 1 || status == 2)); then
+    # The same mistake or the same full disk would be met again, and so would a launcher or a library that is not there.
+    if ((status == 1 || status == 2 || status == 126 || status == 127)); then
       say "$1 ended with $status"
       exit "$status"
     fi
     failures=$((failures + 1))
-    if ((failures >= max_failures)); then requeue "$1 ended with $status, $failures times"; fi
+    if ((failures >= max_failures)); then end_of_crashes "$1" "$status"; fi
     say "$1 ended with $status; starting it again"
   done
 }

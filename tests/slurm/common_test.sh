@@ -16,6 +16,7 @@ EOT
 cat >"$scratch/bin/mpirun" <<'EOT'
 #!/usr/bin/env bash
 echo "mpirun $*" >>"$CALLS"
+echo "scripts: $QUADRAT_SLURM" >>"$CALLS"
 while [ "$1" != --hostfile ]; do shift; done
 sed 's/^/  /' "$2" >>"$CALLS"
 exec "$STAND_IN"
@@ -23,8 +24,20 @@ EOT
 chmod +x "$scratch/bin"/*
 printf '#!/bin/sh\nexit 0\n' >"$scratch/done"
 chmod +x "$scratch/done"
-export PATH=$scratch/bin:$PATH CALLS=$scratch/calls STAND_IN=$scratch/done QUADRAT_SLURM=$source_dir/slurm QUADRAT_BIN=/bin
+cat >"$scratch/bin/srun" <<'EOT'
+#!/usr/bin/env bash
+echo "srun $*" >>"$CALLS"
+sort "$SLURM_HOSTFILE" | uniq -c >>"$CALLS"
+EOT
+cat >"$scratch/bin/squeue" <<'EOT'
+#!/usr/bin/env bash
+echo "$COMMAND"
+EOT
+chmod +x "$scratch/bin"/*
+for name in finetune fit score; do ln -s "$scratch/done" "$scratch/bin/quadrat-$name"; done
+export PATH=$scratch/bin:$PATH CALLS=$scratch/calls STAND_IN=$scratch/done QUADRAT_SLURM=$source_dir/slurm QUADRAT_BIN=$scratch/bin
 unset "${!SLURM_@}" QUADRAT_LAUNCHER
+cd "$scratch"
 export SLURM_JOB_ID=7 SLURM_JOB_NAME=test SLURM_JOB_NODELIST='n[1-4]' SLURM_JOB_NUM_NODES=4
 
 # job VARIABLE=VALUE... -- SCRIPT OPTIONS...
@@ -54,19 +67,59 @@ calls 'n3 slots=2'
 calls 'n4 slots=4'
 exits 0 job SLURM_NTASKS=3 SLURM_TASKS_PER_NODE='1(x3)' SLURM_JOB_CPUS_PER_NODE='32(x4)' -- score --tiles t
 calls '-n 3'
-exits 0 job SLURM_JOB_CPUS_PER_NODE='12(x4)' -- finetune --train t
-calls '-n 16'
-calls 'n2 slots=4'
-holds "$(grep -c slots "$CALLS")" = 2
+# As many as a training takes, each with as many of a node's cores.
+dealt() { holds "$(sed -n 's/.*slots=//p' "$CALLS" | tr '\n' ' ')" = "$1 "; }
+for script in finetune fit; do
+  exits 0 job SLURM_JOB_CPUS_PER_NODE='12(x4)' -- "$script" --train t
+  calls '-n 16'
+  dealt '4 4 4 4'
+done
+exits 0 job SLURM_JOB_CPUS_PER_NODE='48(x2)' -- finetune --train t
+dealt '8 8'
+exits 0 job SLURM_JOB_CPUS_PER_NODE='32,64' -- finetune --train t
+dealt '5 11'
+exits 0 job SLURM_JOB_CPUS_PER_NODE='9(x3)' -- finetune --train t --shards=2
+dealt '1 1'
+exits 0 job SLURM_JOB_CPUS_PER_NODE='2(x3),4' -- finetune --train t
+dealt '2 2 2 4'
 exits 0 job SLURM_JOB_CPUS_PER_NODE='12(x4)' -- finetune --train t --shards 32
 calls '-n 32'
 calls 'quadrat-finetune --train t --shards 32'
+
+# By srun, whose own counts are one number for all nodes.
+exits 0 job QUADRAT_LAUNCHER=srun SLURM_JOB_CPUS_PER_NODE='32,64' -- score
+calls 'srun --mpi=pmix --kill-on-bad-exit=1 --overlap --nodes=2 --ntasks=96 --distribution=arbitrary --cpu-bind=none'
+calls '32 n1'
+calls '64 n2'
+
+# --- where the scripts are ---
+# In a job what runs is a copy, and squeue has the original's name with its options behind.
+installed="$scratch/a folder/slurm"
+mkdir "$scratch/spool" "${installed%/*}"
+cp -r "$source_dir/slurm" "$installed"
+from_copy() { # SCRIPT OPTIONS...
+  cp "$installed/$1" "$scratch/spool/slurm_script"
+  : >"$CALLS"
+  env -u QUADRAT_SLURM COMMAND="$installed/$1 ${*:2}" SLURM_JOB_CPUS_PER_NODE=2 "$scratch/spool/slurm_script" "${@:2}"
+}
+for script in finetune fit score; do
+  exits 0 from_copy "$script.sbatch" --train 'tiles/a b' --runs /runs/here
+  calls "quadrat-$script --train tiles/a b --runs /runs/here"
+done
+exits 0 from_copy pipeline --help
+says out 'usage: slurm/pipeline --work DIR'
+# In an allocation they are run as they are, and squeue has no name of theirs.
+exits 0 env -u QUADRAT_SLURM COMMAND='(null)' "$installed/pipeline" --help
+says out 'usage: slurm/pipeline --work DIR'
+(cd "$installed/.." && exits 0 env -u QUADRAT_SLURM COMMAND='(null)' SLURM_JOB_CPUS_PER_NODE=2 slurm/score.sbatch)
+calls "scripts: $installed"
 
 # --- what an end leads to ---
 ends_with() { printf '#!/bin/sh\n%s\n' "$1" >"$scratch/stand_in"; chmod +x "$scratch/stand_in"; }
 cpus='SLURM_JOB_CPUS_PER_NODE=2(x4)'
 export STAND_IN=$scratch/stand_in
-for code in 1 2; do
+# 126 and 127: the launcher or a library is not there.
+for code in 1 2 126 127; do
   ends_with "exit $code"
   exits "$code" job "$cpus" -- score
   starts 1
@@ -82,6 +135,27 @@ starts 3
 calls 'requeue 7'
 exits 75 job "$cpus" SLURM_RESTART_COUNT=50 -- score
 says err 'submit it again'
+holds -z "$(grep requeue "$CALLS")"
+# For a crash on whatever nodes it queues again three times; what comes to its time limit in between begins to count anew.
+until_given_up() {
+  for restart in 0 1 2; do
+    exits 75 job "$cpus" SLURM_RESTART_COUNT=$restart -- score
+    calls 'requeue 7'
+  done
+  exits 139 job "$cpus" SLURM_RESTART_COUNT=3 -- score
+  holds -z "$(grep requeue "$CALLS")"
+  says err 'queued again 3 times'
+}
+ends_with 'exit 139'
+until_given_up
+for _ in 1 2; do exits 75 job "$cpus" -- score; done
+ends_with "trap 'exit 75' USR1; kill -USR1 \$PPID; while :; do sleep 0.1; done"
+exits 75 job "$cpus" SLURM_RESTART_COUNT=9 -- score
+ends_with 'exit 139'
+until_given_up
+holds -z "$(find . -name '.quadrat-crashes*')"
+exits 2 job QUADRAT_BIN="$scratch/none" -- score
+says err "there is no program '$scratch/none/quadrat-score'"
 holds -z "$(grep requeue "$CALLS")"
 # The time limit: the ranks are told, and this task of the array queues again, alone; a controller that restarts is waited for.
 ends_with "trap 'exit 75' USR1; kill -USR1 \$PPID; while :; do sleep 0.1; done"
