@@ -7,7 +7,7 @@ set -euo pipefail
 bin=$scratch/bin
 runs=$scratch/runs
 mkdir "$bin"
-# A run whose name holds what `fail` holds ends with exit code 2, `stop` with 75; others leave a record.
+# A run whose name holds what `fail` holds ends with the exit code beside it; others leave a record.
 cat >"$bin/quadrat-finetune" <<'END'
 #!/usr/bin/env bash
 set -euo pipefail
@@ -20,8 +20,10 @@ while (($#)); do
   esac
   shift
 done
-if [ -e "$here/fail" ] && [[ $name == *"$(cat "$here/fail")"* ]]; then exit 2; fi
-if [ -e "$here/stop" ] && [[ $name == *"$(cat "$here/stop")"* ]]; then exit 75; fi
+if [ -e "$here/fail" ]; then
+  read -r part code <"$here/fail"
+  if [[ $name == *"$part"* ]]; then exit "$code"; fi
+fi
 mkdir -p "$runs/$name"
 touch "$runs/$name/run.h5"
 END
@@ -57,7 +59,7 @@ exits 1 sweep "${data[@]}" --prefix a/b
 
 # One that fails does not stop the others, but shows in the end.
 rm -r "$bin/asked" "$runs"
-echo resnet18_all >"$bin/fail"
+echo resnet18_all 2 >"$bin/fail"
 exits 2 sweep "${data[@]}" --alexnet_weights a.pth --resnet18_weights r.pth --sample_frac 0.5 --seed 7
 holds "$(asked | grep -c '^quadrat-fi')" = 9
 holds "$(asked | grep -c 'alexnet --pretrained_weights a.pth --sample_frac 0.5 --seed 7')" = 5
@@ -67,13 +69,22 @@ holds "$(asked | tail -n 1)" = "quadrat-runs best sweep_alexnet_last_only sweep_
 sweep_alexnet_all sweep_resnet18_last_only sweep_alexnet_logistic_regression sweep_alexnet_random_forest \
 sweep_resnet18_logistic_regression sweep_resnet18_random_forest --runs $runs"
 holds "$(tail -n 1 "$scratch/out")" = sweep_alexnet_last_only
+# So do a crash and the kernel's kill.
+for code in 137 139; do
+  rm -r "$bin/asked" "$runs"
+  echo alexnet_all "$code" >"$bin/fail"
+  exits 2 sweep "${data[@]}"
+  holds "$(asked | grep -c '^quadrat-fi')" = 9
+done
 
 # One that is interrupted does.
-rm -r "$bin/asked" "$bin/fail" "$runs"
-echo alexnet_all >"$bin/stop"
-exits 75 sweep "${data[@]}"
-holds "$(asked | wc -l)" = 3
-rm "$bin/stop"
+for code in 75 130 143; do
+  rm -r "$bin/asked" "$runs"
+  echo alexnet_all "$code" >"$bin/fail"
+  exits 75 sweep "${data[@]}"
+  holds "$(asked | wc -l)" = 3
+done
+rm "$bin/fail"
 exits 0 sweep "${data[@]}"
 exits 0 sweep --compare
 exits 2 sweep --compare --prefix other
