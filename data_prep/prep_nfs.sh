@@ -75,7 +75,15 @@ for folder in "$data" "$data"/{tiles,shards,runs,scores,weights}; do
   fi
 done
 
-export_file=$exports_dir/quadrat.exports
+# A file for each folder, so that a second one leaves the first exported.
+exported_by() { sed -n 's|^\(/[^ ]*\) .*|\1|p' "$1"; } # FILE
+export_file=$exports_dir/quadrat${data//\//-}.exports
+if [ -e "$exports_dir/quadrat.exports" ] && [ "$(exported_by "$exports_dir/quadrat.exports")" = "$data" ]; then
+  run mv "$exports_dir/quadrat.exports" "$export_file"
+fi
+if [ -e "$export_file" ] && [ "$(exported_by "$export_file")" != "$data" ]; then
+  die "'$export_file' is in the way: it exports '$(exported_by "$export_file")'; rename it"
+fi
 line=$data
 for client in "${client_list[@]}"; do
   line+=" $client(rw,sync,no_subtree_check,root_squash)"
@@ -109,7 +117,9 @@ run exportfs -ra
 if ! $dry_run; then
   table=$(exportfs -s) || die "'exportfs -s' failed"
   for client in "${client_list[@]}"; do
-    grep -qF -- "$data  $client(" <<<"$table" \
+    # A host is listed under its full name.
+    read -r _ _ full_name < <(getent ahosts "$client") || full_name=$client
+    grep -qF -e "$data  $client(" -e "$data  $full_name(" <<<"$table" \
       || die "'$data' is not exported to '$client'; see what exportfs says, and whether the name resolves"
   done
 fi
