@@ -94,11 +94,13 @@ Bytes read_file(const Path& path, std::uint64_t max_bytes) {
   return buffer;
 }
 
-void replace_file(const Path& path, const std::function<void(const Path&)>& write) {
-  const Path temporary = folder_of(path) / fmt::format(".{}{}{}.{}", path.filename().native(),
-                                                       kTemporaryMark, host_name(), ::getpid());
+Path temporary_beside(const Path& path) {
+  return folder_of(path) / fmt::format(".{}{}{}.{}", path.filename().native(), kTemporaryMark,
+                                       host_name(), ::getpid());
+}
+
+void put_in_place(const Path& temporary, const Path& path) {
   try {
-    write(temporary);
     File file(temporary, O_RDONLY, "flush");
     file.sync();
     file.close();
@@ -111,6 +113,17 @@ void replace_file(const Path& path, const std::function<void(const Path&)>& writ
   }
   File folder(folder_of(path), O_RDONLY | O_DIRECTORY, "flush");
   folder.sync();
+}
+
+void replace_file(const Path& path, const std::function<void(const Path&)>& write) {
+  const Path temporary = temporary_beside(path);
+  try {
+    write(temporary);
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+  put_in_place(temporary, path);
 }
 
 void write_file(const Path& path, const std::vector<std::span<const std::byte>>& pieces) {

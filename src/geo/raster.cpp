@@ -328,8 +328,7 @@ RasterWriter::RasterWriter(const Path& path, const RasterLayout& layout)
   State& state = *state_;
   state.path = path;
   state.layout = layout;
-  state.temporary =
-      path.parent_path() / fmt::format(".{}.part.{}", path.filename().native(), ::getpid());
+  state.temporary = temporary_beside(path);
 
   CPLStringList options;
   options.SetNameValue("TILED", "YES");

@@ -134,8 +134,7 @@ struct ShardWriter::State {
 
 ShardWriter::ShardWriter(const Path& path) : state_(std::make_unique<State>()) {
   state_->path = path;
-  state_->temporary =
-      path.parent_path() / fmt::format(".{}.part.{}", path.filename().native(), ::getpid());
+  state_->temporary = temporary_beside(path);
   do
     state_->descriptor =
         ::open(state_->temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -182,11 +181,7 @@ void ShardWriter::close() {
     ::unlink(state.temporary.c_str());
     throw error;
   }
-  replace_file(state.path, [&](const Path& temporary) {
-    if (::rename(state.temporary.c_str(), temporary.c_str()) != 0) {
-      throw IoError::from_errno("write shard", state.path.native());
-    }
-  });
+  put_in_place(state.temporary, state.path);
 }
 
 void write_shard_index(const Path& folder, const ShardSet& set) {

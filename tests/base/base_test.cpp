@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -180,11 +181,33 @@ TEST_F(Folder, read_file_refuses_folders_absent_files_and_large_ones) {
 TEST_F(Folder, stale_temporaries_go_and_other_files_stay) {
   write_file(path_ / "run.h5", "x");
   std::ofstream(path_ / ".run.h5.tmp.host.1") << "half";
+  std::ofstream(temporary_beside(path_ / "run.h5")) << "half";
   std::ofstream(path_ / ".hidden") << "mine";
+  remove_stale_temporaries(path_, 3600);
+  EXPECT_EQ(files(), 4U);
   remove_stale_temporaries(path_);
+  EXPECT_EQ(files(), 2U);
   EXPECT_TRUE(std::filesystem::exists(path_ / "run.h5"));
   EXPECT_TRUE(std::filesystem::exists(path_ / ".hidden"));
   EXPECT_FALSE(std::filesystem::exists(path_ / ".run.h5.tmp.host.1"));
+}
+
+TEST_F(Folder, temporaries_of_hosts_and_processes_differ) {
+  EXPECT_EQ(temporary_beside(path_ / "a.tif"),
+            path_ / fmt::format(".a.tif.tmp.{}.{}", host_name(), ::getpid()));
+  EXPECT_EQ(temporary_beside("a.tif").parent_path(), ".");
+}
+
+TEST_F(Folder, what_is_put_in_place_leaves_no_temporary) {
+  const Path file = path_ / "a.txt";
+  const Path temporary = temporary_beside(file);
+  std::ofstream(temporary) << "new";
+  put_in_place(temporary, file);
+  EXPECT_EQ(content(file), "new");
+  make_folder(path_ / "folder" / "of files");
+  std::ofstream(temporary) << "new";
+  EXPECT_THROW(put_in_place(temporary, path_ / "folder"), IoError);
+  EXPECT_EQ(files(), 2U);
 }
 
 TEST_F(Folder, make_folder_says_when_a_file_is_in_the_way) {

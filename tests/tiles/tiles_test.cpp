@@ -273,6 +273,18 @@ TEST_F(Tiles, shards_are_read_by_their_index_and_damage_is_named) {
   EXPECT_THAT(refusal("shard,key\n"), HasSubstr("line 1: expected the header"));
 }
 
+TEST_F(Tiles, a_shard_has_its_name_once_it_is_whole) {
+  const Path path = root_ / "tiles-000000.tar";
+  const auto is_there = [](const Path& file) { return std::filesystem::exists(file); };
+  ShardWriter writer(path);
+  writer.add("1", -1, encode_png(pixels(1), 8, 8));
+  EXPECT_FALSE(is_there(path));
+  EXPECT_TRUE(is_there(temporary_beside(path)));
+  writer.close();
+  EXPECT_TRUE(is_there(path));
+  EXPECT_FALSE(is_there(temporary_beside(path)));
+}
+
 std::vector<std::int32_t> labels(int per_class, int classes) {
   std::vector<std::int32_t> result;
   for (int c = 0; c < classes; ++c)

@@ -25,10 +25,16 @@ Bytes read_file(const Path& path, std::uint64_t max_bytes = std::uint64_t{1} << 
 void read_file_into(const Path& path, Bytes& buffer,
                     std::uint64_t max_bytes = std::uint64_t{1} << 32);
 
-/// Replaces `path` by what `write` leaves in the temporary file it is given, so that at every
-/// instant `path` is either whole and old or whole and new: written beside it, fsynced, renamed,
-/// and the folder fsynced. The temporary file is named .NAME.tmp.HOST.PID and removed when anything
-/// throws.
+/// Where what is to become `path` is written meanwhile: beside it, .NAME.tmp.HOST.PID.
+Path temporary_beside(const Path& path);
+
+/// Gives what was written to `temporary` its name: fsynced, renamed, and the folder fsynced, so
+/// that at every instant `path` is either whole and old or whole and new. `temporary` is removed
+/// when anything throws. @throws IoError
+void put_in_place(const Path& temporary, const Path& path);
+
+/// Replaces `path` by what `write` leaves in the temporary file it is given (temporary_beside),
+/// which is then put in place, or removed when anything throws.
 /// @throws IoError; whatever `write` throws.
 void replace_file(const Path& path, const std::function<void(const Path& temporary)>& write);
 
@@ -44,8 +50,8 @@ std::string host_name();
 /// in the way.
 void make_folder(const Path& path);
 
-/// Removes the temporary files that killed processes left in `folder` (what replace_file names so),
-/// older than `age_s` seconds. Never throws: leftovers are harmless.
+/// Removes the temporary files that killed processes left in `folder` (temporary_beside), older
+/// than `age_s` seconds. Never throws: leftovers are harmless.
 void remove_stale_temporaries(const Path& folder, double age_s = 0) noexcept;
 
 }  // namespace quadrat
