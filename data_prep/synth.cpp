@@ -5,6 +5,8 @@
 #include <iostream>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/log.h"
+#include "quadrat/base/signals.h"
 #include "quadrat/base/text.h"
 #include "quadrat/cli/parser.h"
 
@@ -46,12 +48,19 @@ int main(int argc, char** argv) {
     geo::SynthOptions options;
     options.seed = static_cast<std::uint64_t>(seed);
     options.tiles_across = tiles_across;
-    options.year = static_cast<int>(year);
+    options.year = year;
     options.threads = static_cast<int>(threads);
     make_folder(output);
+    // Left by one that was killed; another may be painting here now.
+    constexpr double kDay_s = 24 * 3600;
+    remove_stale_temporaries(output, kDay_s);
     const Path image = output / (name + ".tif");
     const Path land_cover = output / (name + "_nlcd.tif");
-    geo::write_synth_county(options, image, land_cover, compression, true);
+    catch_stop_signals();
+    if (!geo::write_synth_county(options, image, land_cover, compression, true)) {
+      log::line("interrupted; the same command paints the county from the start");
+      return kExitInterrupted;
+    }
     std::cout << image.native() << '\n' << land_cover.native() << '\n';
     return kExitDone;
   });

@@ -13,6 +13,7 @@
 #include "quadrat/base/error.h"
 #include "quadrat/base/progress.h"
 #include "quadrat/base/random.h"
+#include "quadrat/base/signals.h"
 
 namespace quadrat::geo {
 
@@ -928,7 +929,8 @@ std::vector<std::array<std::uint8_t, 4>> land_cover_palette() {
   return palette;
 }
 
-void write_land_cover(const SynthCounty& county, const Path& path) {
+/// @return false where a stop signal came
+bool write_land_cover(const SynthCounty& county, const Path& path) {
   constexpr double kPixel = 30;
   const PixelToMap image = county.pixel_to_map();
   const Projector to_albers(SynthCounty::crs(), SynthCounty::land_cover_crs());
@@ -964,6 +966,7 @@ void write_land_cover(const SynthCounty& county, const Path& path) {
   std::vector<std::uint8_t> codes;
   std::vector<Point> centres(static_cast<std::size_t>(layout.width_px));
   for (std::int64_t first = 0; first < layout.height_px; first += kBand) {
+    if (stop_signal() != 0) return false;
     const std::int64_t rows = std::min(kBand, layout.height_px - first);
     codes.resize(static_cast<std::size_t>(rows * layout.width_px));
     for (std::int64_t row = 0; row < rows; ++row) {
@@ -980,14 +983,15 @@ void write_land_cover(const SynthCounty& county, const Path& path) {
     writer.write_rows(rows, codes);
   }
   writer.close();
+  return true;
 }
 
 }  // namespace
 
-void write_synth_county(const SynthOptions& options, const Path& image, const Path& land_cover,
+bool write_synth_county(const SynthOptions& options, const Path& image, const Path& land_cover,
                         const std::string& compression, bool progress) {
   const SynthCounty county(options);
-  write_land_cover(county, land_cover);
+  if (!write_land_cover(county, land_cover)) return false;
 
   RasterLayout layout;
   layout.width_px = county.side_px();
@@ -1005,6 +1009,7 @@ void write_synth_county(const SynthOptions& options, const Path& image, const Pa
   std::vector<std::uint8_t> rgb(static_cast<std::size_t>(3 * side * std::min(kBand, side)));
   Progress bar("painting", "rows", static_cast<std::uint64_t>(side), progress);
   for (std::int64_t first = 0; first < side; first += kBand) {
+    if (stop_signal() != 0) return false;
     const std::int64_t rows = std::min(kBand, side - first);
     std::vector<std::jthread> workers;
     std::vector<std::exception_ptr> failures(static_cast<std::size_t>(threads));
@@ -1033,6 +1038,7 @@ void write_synth_county(const SynthOptions& options, const Path& image, const Pa
   }
   bar.finish();
   writer.close();
+  return true;
 }
 
 }  // namespace quadrat::geo

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <csignal>
 #include <map>
 
 #include "files.h"
+#include "quadrat/base/signals.h"
 #include "quadrat/geo/land_cover.h"
 
 namespace quadrat::geo {
@@ -115,10 +117,20 @@ TEST(Synth, writes_both_rasters_in_their_own_projections) {
   EXPECT_GT(same, total * 9 / 10);
 }
 
+TEST(Synth, leaves_nothing_half_when_it_is_told_to_stop) {
+  const test::TemporaryFolder folder;
+  set_stop_signal(SIGTERM);
+  EXPECT_FALSE(write_synth_county({5, 3, 0, 2}, folder.path() / "a.tif",
+                                  folder.path() / "a_nlcd.tif", "none", false));
+  set_stop_signal(0);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
 TEST(Synth, refuses_counties_that_cannot_be) {
   EXPECT_THROW(SynthCounty({1, 0, 0, 1}), Error);
   EXPECT_THROW(SynthCounty({1, 5000, 0, 1}), Error);
   EXPECT_THROW(SynthCounty({1, 10, 2, 1}), Error);
+  EXPECT_THROW(SynthCounty({1, 10, std::int64_t{1} << 32, 1}), Error);
 }
 
 }  // namespace

@@ -13,8 +13,8 @@ namespace quadrat::geo {
 struct SynthOptions {
   std::uint64_t seed = 0;
   std::int64_t tiles_across = 24;  ///< the county is a square of this many 224 m tiles
-  int year = 0;     ///< 1: towns have grown, other crops stand in the fields, another light
-  int threads = 0;  ///< 0: one for each core
+  std::int64_t year = 0;  ///< 1: towns have grown, other crops stand in the fields, another light
+  int threads = 0;        ///< 0: one for each core
 };
 
 /// A make-believe county. What lies where is a pure function of (seed, year, place): patches of
@@ -48,7 +48,8 @@ class SynthCounty {
 /// The county's 1 m RGB image and its 30 m land cover (codes as NLCD's, its colours, its
 /// projection), as GeoTIFFs.
 /// @param compression of the image: none, lzw, deflate, jpeg @param progress shown on stderr
-void write_synth_county(const SynthOptions& options, const Path& image, const Path& land_cover,
+/// @return false where a stop signal came (see base/signals.h): what was not finished is not there
+bool write_synth_county(const SynthOptions& options, const Path& image, const Path& land_cover,
                         const std::string& compression, bool progress);
 
 }  // namespace quadrat::geo
