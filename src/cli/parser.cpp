@@ -28,6 +28,7 @@ struct Option {
   std::function<std::string()> as_text;
   Setting::Type type = Setting::Type::kText;
   std::function<void(bool)> turn = nullptr;  ///< of a switch
+  bool takes_several = false;
 };
 
 std::string long_name(const std::string& names) { return names.substr(0, names.find(',')); }
@@ -55,9 +56,32 @@ std::vector<std::string> with_underscores(int argc, const char* const* argv) {
   return arguments;
 }
 
-/// "name = value" lines as "--name=value". Comments are lines that begin with # or ;, and what
-/// follows a blank and #. Hyphens may stand for underscores, and quotes around a value.
-std::vector<std::string> options_in(std::string_view text, const std::string& file) {
+/// What a line of a file gives: one value, or of an option that takes several as many as there are
+/// between blanks. Quotes may be around each. A # at the front or after a blank begins a comment.
+std::vector<std::string> values_in(std::string_view text, bool takes_several) {
+  std::vector<std::string> values;
+  while (!text.empty() && text.front() != '#') {
+    const char quote = text.front();
+    const auto closing =
+        quote == '"' || quote == '\'' ? text.find(quote, 1) : std::string_view::npos;
+    if (closing != std::string_view::npos) {
+      values.emplace_back(text.substr(1, closing - 1));
+      text = trimmed(text.substr(closing + 1));
+      continue;
+    }
+    const auto end =
+        takes_several ? text.find_first_of(" \t") : std::min(text.find(" #"), text.find("\t#"));
+    values.emplace_back(trimmed(text.substr(0, end)));
+    text = trimmed(text.substr(std::min(end, text.size())));
+  }
+  if (values.empty()) values.emplace_back();
+  return values;
+}
+
+/// "name = value" lines as "--name=value", for each value of a line one. Lines that begin with # or
+/// ; are comments. Hyphens may stand for underscores.
+std::vector<std::string> options_in(std::string_view text, const std::string& file,
+                                    const std::vector<Option>& known) {
   constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
   if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
   std::vector<std::string> options;
@@ -65,27 +89,18 @@ std::vector<std::string> options_in(std::string_view text, const std::string& fi
     const std::string_view line = trimmed(take_until(text, '\n'));
     if (line.empty() || line.front() == '#' || line.front() == ';') continue;
     const auto equals = line.find('=');
-    const std::string name(trimmed(line.substr(0, equals)));
+    std::string name(trimmed(line.substr(0, equals)));
     if (equals == std::string_view::npos || name.empty() || line.front() == '[') {
       throw UsageError(fmt::format("configuration file '{}': line {}, '{}', is no `name = value`{}",
                                    file, number, printable(line),
                                    line.front() == '[' ? "; there are no sections" : ""));
     }
-    std::string_view value = trimmed(line.substr(equals + 1));
-    const char quote = value.empty() ? '\0' : value.front();
-    const auto closing =
-        quote == '"' || quote == '\'' ? value.find(quote, 1) : std::string_view::npos;
-    if (closing != std::string_view::npos) {
-      value = value.substr(1, closing - 1);
-    } else {
-      for (std::size_t i = 0; i < value.size(); ++i) {
-        const bool after_blank = i == 0 || value[i - 1] == ' ' || value[i - 1] == '\t';
-        if (value[i] == '#' && after_blank) value = trimmed(value.substr(0, i));
-      }
-    }
-    std::string option = fmt::format("--{}=", name);
-    std::replace(option.begin() + 2, option.end(), '-', '_');
-    options.push_back(option.append(value));
+    std::replace(name.begin(), name.end(), '-', '_');
+    const bool takes_several = std::any_of(known.begin(), known.end(), [&](const Option& option) {
+      return option.name == name && option.takes_several;
+    });
+    for (const std::string& value : values_in(trimmed(line.substr(equals + 1)), takes_several))
+      options.push_back(fmt::format("--{}={}", name, value));
   }
   return options;
 }
@@ -175,7 +190,9 @@ struct Parser::State {
     general.add_options()("help,h", "show this")(
         "version", "show the version and the commit it was built from")(
         "config_filename,c", po::value<std::string>()->value_name("FILE"),
-        "read options from an INI file of 'name = value' lines; the command line overrules it");
+        "read options from an INI file of 'name = value' lines; the command line overrules it. "
+        "Where an option takes several values they stand side by side, those with blanks in "
+        "quotes");
     text << "\n" << general;
     if (!examples.empty()) text << "\nExamples:\n" << examples;
     text << "\nExit status: 0 done, 1 wrong usage, 2 failed, 75 interrupted: start the same "
@@ -244,8 +261,9 @@ void Parser::add(const std::string& names, std::vector<std::string>& target,
                  const std::string& value_name, const std::string& help) {
   state_->current().add_options()(names.c_str(), state_->value(target, value_name)->multitoken(),
                                   help.c_str());
-  state_->options.push_back(
-      {long_name(names), [&target] { return fmt::format("{}", fmt::join(target, " ")); }});
+  state_->options.push_back({long_name(names),
+                             [&target] { return fmt::format("{}", fmt::join(target, " ")); },
+                             Setting::Type::kText, nullptr, true});
 }
 
 void Parser::add(const std::string& names, bool& target, const std::string& help) {
@@ -325,7 +343,7 @@ bool Parser::parse(int argc, const char* const* argv) {
       const std::string name = state.values["config_filename"].as<std::string>();
       const Bytes content = read_file(name, std::uint64_t{1} << 20);
       const std::string_view text(reinterpret_cast<const char*>(content.data()), content.size());
-      std::vector<std::string> options = options_in(text, name);
+      std::vector<std::string> options = options_in(text, name, state.options);
       for (const auto& [key, on] : take_switches(options, state.options)) {
         if (!is_given(key)) switches.emplace(key, on);
       }
@@ -345,8 +363,6 @@ bool Parser::parse(int argc, const char* const* argv) {
     }
   } catch (const po::unknown_option& error) {
     state.unknown(error.get_option_name(), "");
-  } catch (const po::invalid_option_value& error) {
-    throw UsageError(fmt::format("{} (see --help)", error.what()));
   } catch (const po::error& error) {
     throw UsageError(fmt::format("{} (see --help)", error.what()));
   }

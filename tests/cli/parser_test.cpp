@@ -109,6 +109,17 @@ TEST(Parser, files_have_comments_quotes_and_lists) {
   EXPECT_EQ(p.images, (std::vector<std::string>{"dir#1/x.tif", "y y.tif"}));
 }
 
+TEST(Parser, a_line_of_a_file_has_as_many_values_as_its_option_takes) {
+  const File file(
+      "train = a b/c # here\nimage = a.tif\tb#.tif 'c d.tif'  \"e f.tif\" #g.tif\nimage = h.tif\n");
+  Program p;
+  ASSERT_TRUE(p.parse({"-c", file.path()}));
+  EXPECT_EQ(p.train, "a b/c");
+  EXPECT_THAT(p.images, testing::ElementsAre("a.tif", "b#.tif", "c d.tif", "e f.tif", "h.tif"));
+  const File two("train = 'a' b\n");
+  EXPECT_THAT(Program().error({"-c", two.path()}), HasSubstr("more than once"));
+}
+
 TEST(Parser, what_is_no_line_of_a_file_is_named_with_its_number) {
   for (const char* line : {"train: here", "[section]", "[a = b]", "= here", "words"}) {
     const File file(std::string("num_epochs = 3\n") + line + "\n");
