@@ -70,7 +70,7 @@ mkdir waits
 mkfifo waits/a.png
 "$bin/quadrat-pack" --tiles waits --output held >waits.log 2>&1 &
 background+=($!)
-until [ -e held/.lock ]; do sleep 0.01; done
+until [ -e held/.lock ]; do kill -0 "${background[0]}"; done
 exits 2 "$bin/quadrat-pack" --tiles tiles --output held
 says err "it is in use by process ${background[0]}"
 kill -KILL "${background[0]}"
@@ -83,7 +83,7 @@ for copy in {1..12}; do
 done
 "$bin/quadrat-pack" --tiles many --output stopped --tiles_per_shard 50 >out 2>err &
 background+=($!)
-until [ -e stopped/.lock ]; do :; done
+until [ -e stopped/.lock ]; do [ ! -e stopped/shards.tsv ] || fail "it was done before it could be stopped"; done
 kill -TERM "${background[1]}"
 exits 75 wait "${background[1]}"
 holds ! -e stopped/tiles-000014.tar
@@ -96,7 +96,7 @@ whole stopped
 cut() { exec "$bin/quadrat-cut" --image county/county4.tif --output uncut; }
 cut >out 2>err &
 background+=($!)
-until [ -e uncut/.quadrat_cut/plan.cbor ]; do :; done
+until [ -e uncut/.quadrat_cut/plan.cbor ]; do [ ! -e uncut/tiles.json ] || fail "it was done before it could be stopped"; done
 kill -TERM "${background[2]}"
 exits 75 wait "${background[2]}"
 exits 2 "$bin/quadrat-pack" --tiles uncut --output of_uncut
