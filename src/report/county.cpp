@@ -259,6 +259,7 @@ std::vector<Pair> match(const ScoreRecord& before, const ScoreRecord& after, con
     for (std::size_t i = 0; i < before.predictions.tiles.size(); ++i)
       named.emplace(before.predictions.tiles[i], i);
     for (std::size_t i = 0; i < after.predictions.tiles.size(); ++i) {
+      if (grid != nullptr && !grid->shows(i)) continue;
       const auto found = named.find(after.predictions.tiles[i]);
       if (found != named.end()) pairs.push_back({found->second, i});
     }

@@ -58,9 +58,14 @@ std::string legend(const std::vector<std::string>& classes, const std::vector<Rg
   return html + "</ul>";
 }
 
-std::vector<std::int64_t> counts_of(const std::vector<std::uint16_t>& tiles, std::size_t classes) {
+/// Tiles of each class; where there is a grid only those on the map, so that ground which two
+/// images show counts once.
+std::vector<std::int64_t> counts_of(const std::vector<std::uint16_t>& classes_of_tiles,
+                                    std::size_t classes, const TileGrid* grid) {
   std::vector<std::int64_t> counts(classes);
-  for (const std::uint16_t tile : tiles) ++counts[tile];
+  for (std::size_t i = 0; i < classes_of_tiles.size(); ++i) {
+    if (grid == nullptr || grid->shows(i)) ++counts[classes_of_tiles[i]];
+  }
   return counts;
 }
 
@@ -140,11 +145,11 @@ std::string areas_table(const County& county) {
   const std::size_t classes = county.record.classes.size();
   const double km2 = grid.tile_area_km2();
   const std::vector<Rgb> colours = class_colours(county.record.classes);
-  const std::vector<std::int64_t> raw = counts_of(county.record.predictions.predicted, classes);
-  const std::vector<std::int64_t> smoothed = counts_of(county.smoothed, classes);
+  const std::vector<std::int64_t> raw =
+      counts_of(county.record.predictions.predicted, classes, &grid);
+  const std::vector<std::int64_t> smoothed = counts_of(county.smoothed, classes, &grid);
   const std::int64_t most = std::max<std::int64_t>(1, *std::max_element(raw.begin(), raw.end()));
-  const auto all =
-      static_cast<double>(std::max<std::size_t>(county.record.predictions.tiles.size(), 1));
+  const auto all = static_cast<double>(std::max<std::size_t>(grid.shown(), 1));
   std::string rows;
   for (std::size_t c = 0; c < classes; ++c) {
     rows += fmt::format(
@@ -246,8 +251,8 @@ Section map(const County& county, std::vector<std::string>& notes) {
                     predictions.tiles.size()));
   }
   if (grid.covered > 0)
-    notes.push_back(
-        fmt::format("{} tiles lie where another one does and are not on the map", grid.covered));
+    notes.push_back(fmt::format(
+        "{} tiles lie where another one does: neither the map nor areas have them", grid.covered));
   return section;
 }
 
@@ -356,7 +361,8 @@ Section change(const County& county) {
 /// Without corners there is no map, but there are shares.
 Section shares(const County& county) {
   const std::size_t classes = county.record.classes.size();
-  const std::vector<std::int64_t> counts = counts_of(county.record.predictions.predicted, classes);
+  const std::vector<std::int64_t> counts =
+      counts_of(county.record.predictions.predicted, classes, nullptr);
   const std::vector<Rgb> colours = class_colours(county.record.classes);
   const auto all =
       static_cast<double>(std::max<std::size_t>(county.record.predictions.tiles.size(), 1));
@@ -531,7 +537,7 @@ std::vector<Figure> county_figures(const County& county) {
                      fmt::format("tiles of {} classified", county.name)});
   if (county.grid)
     figures.push_back(
-        {fmt::format("{} km\u00B2", grouped(std::llround(static_cast<double>(tiles) *
+        {fmt::format("{} km\u00B2", grouped(std::llround(static_cast<double>(county.grid->shown()) *
                                                          county.grid->tile_area_km2()))),
          "mapped"});
   if (county.record.seconds > 0)

@@ -89,7 +89,9 @@ County load_county(const ReportOptions& options, std::vector<std::string>& notes
     county.smoothed_before =
         smooth(grid, county.before->predictions.predicted, county.before->classes.size());
   }
-  const std::size_t alone = county.record.predictions.tiles.size() - county.pairs.size();
+  const std::size_t tiles =
+      county.grid ? county.grid->shown() : county.record.predictions.tiles.size();
+  const std::size_t alone = tiles - county.pairs.size();
   if (alone > 0)
     notes.push_back(
         fmt::format("{} tiles of {} are not in {}", alone, county.name, county.before_name));

@@ -278,6 +278,52 @@ TEST_F(ReportTest, map_is_read_back_by_gdal) {
   EXPECT_NE(tiles->GetLayerByName("layer_styles"), nullptr);
 }
 
+TEST_F(ReportTest, ground_that_two_images_show_counts_once) {
+  // 20 x 20 tiles, and as many again three columns of which lie where the first ones do.
+  ScoreRecord scores = placed(1, 20);
+  const ScoreRecord second = placed(2, 20, "EPSG:26919", 280123.25 + 17 * 224 + 40, 4710321.5, 224);
+  for (std::size_t i = 0; i < second.corners.size(); ++i) {
+    scores.predictions.tiles.push_back("b" + second.predictions.tiles[i]);
+    scores.predictions.predicted.push_back(second.predictions.predicted[i]);
+    scores.corners.push_back(second.corners[i]);
+  }
+  scores.predictions.probabilities.insert(scores.predictions.probabilities.end(),
+                                          second.predictions.probabilities.begin(),
+                                          second.predictions.probabilities.end());
+  const auto has_tile = [](std::uint8_t pixel) { return pixel != 255; };
+  ScoreRecord before = scores;
+  before.corners.clear();  // then the two are matched by name
+  keep(before, "before");
+  keep(scores, "county");
+  options_.versus = "before";
+  write_report(options_);
+  GDALAllRegister();
+  const GDALDatasetUniquePtr map(
+      GDALDataset::Open((options_.output / "map.tif").c_str(), GDAL_OF_RASTER));
+  ASSERT_TRUE(map);
+  ASSERT_EQ(map->GetRasterXSize(), 37);
+  std::vector<std::uint8_t> pixels(37 * 20);
+  ASSERT_EQ(
+      map->GetRasterBand(1)->RasterIO(GF_Read, 0, 0, 37, 20, pixels.data(), 37, 20, GDT_Byte, 0, 0),
+      CE_None);
+  const auto on_map = std::count_if(pixels.begin(), pixels.end(), has_tile);
+  ASSERT_LT(on_map, static_cast<std::ptrdiff_t>(scores.corners.size()));
+  const double km2 = static_cast<double>(on_map) * 0.224 * 0.224;
+  const std::string html = page();
+  EXPECT_THAT(html, HasSubstr("<dd>" + std::to_string(std::lround(km2)) + " km\u00B2</dd>"));
+  char total[32];
+  std::snprintf(total, sizeof total, "%.1f", km2);
+  EXPECT_THAT(html, HasSubstr("all</th><td class=\"bar-cell\">" + std::string(total) + "</td>"));
+  EXPECT_THAT(html, HasSubstr("Of " + std::string(total) + " km\u00B2 (" + std::to_string(on_map) +
+                              " tiles) that both have"));
+  EXPECT_THAT(html, Not(HasSubstr("are not in before")));
+  // Shares are of what is on the map: the class of the first row by its pixels.
+  std::snprintf(total, sizeof total, "%.1f\u00A0%%",
+                100.0 * static_cast<double>(std::count(pixels.begin(), pixels.end(), 0)) /
+                    static_cast<double>(on_map));
+  EXPECT_THAT(html, HasSubstr("</td><td>" + std::string(total) + "</td>"));
+}
+
 TEST_F(ReportTest, corners_from_tile_summaries) {
   ScoreRecord scores = placed(1, 12);
   std::string csv = "filename,llcrnrlat,llcrnrlon,urcrnrlat,urcrnrlon\n";

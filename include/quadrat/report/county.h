@@ -26,6 +26,11 @@ struct TileGrid {
   std::vector<std::uint32_t> cell_of;  ///< the cell of each tile
   std::size_t covered = 0;             ///< tiles whose cell another one took (images that overlap)
 
+  /// Whether the tile has its cell, and not another one.
+  bool shows(std::size_t tile) const {
+    return tile_at[cell_of[tile]] == static_cast<std::int32_t>(tile);
+  }
+  std::size_t shown() const { return cell_of.size() - covered; }
   double tile_area_km2() const { return side_m * side_m * 1e-6; }
   geo::PixelToMap pixel_to_map() const { return {{left, side_m, 0, top, 0, -side_m}}; }
 };
@@ -49,6 +54,7 @@ struct Pair {
   std::size_t after = 0;
 };
 /// Tiles of the two records at the same place: by grid cell where both have corners, else by name.
+/// With a grid, none that it does not show.
 /// @throws InputError where they have other classes or no tile in common
 std::vector<Pair> match(const ScoreRecord& before, const ScoreRecord& after, const TileGrid* grid);
 
