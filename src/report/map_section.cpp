@@ -235,9 +235,9 @@ Section map(const County& county, std::vector<std::string>& notes) {
   }
   Section section{"map", "Map", "Map", ""};
   section.html = fmt::format(
-      R"(<div class="map" role="group" aria-label="Map, with a choice of layers">{}<div class="tabs">{}</div><div class="map-body"><div class="map-left"><div class="stage" id="stage" tabindex="0" role="application" aria-label="Map of tiles; arrow keys move from tile to tile" style="--ratio:{}/{}"><div class="sheet" id="sheet">{}<span class="cursor" id="cursor" hidden></span></div></div><div class="under"><p class="readout" id="readout" aria-live="polite">{} &times; {} tiles of {:.0f} m, {}</p><p class="zoom" id="zoom" hidden><button type="button" id="zoom-out" aria-label="Smaller">&minus;</button><button type="button" id="zoom-in" aria-label="Larger">+</button></p></div>{}</div><div class="map-right">{}</div></div></div>)",
-      inputs, labels, grid.width, grid.height, images, grid.width, grid.height, grid.side_m,
-      escape(grid.crs), legends, areas_table(county));
+      R"(<div class="map" role="group" aria-label="Map, with a choice of layers">{}<div class="tabs">{}</div><div class="map-body"><div class="map-left"><div class="stage" id="stage" tabindex="0" role="application" aria-label="Map of tiles; arrow keys move from tile to tile"><div class="sheet" id="sheet">{}<span class="cursor" id="cursor" hidden></span></div></div><div class="under"><p class="readout" id="readout" aria-live="polite">{} &times; {} tiles of {:.0f} m, {}</p><p class="zoom" id="zoom" hidden><button type="button" id="zoom-out" aria-label="Smaller">&minus;</button><button type="button" id="zoom-in" aria-label="Larger">+</button></p></div>{}</div><div class="map-right">{}</div></div></div>)",
+      inputs, labels, images, grid.width, grid.height, grid.side_m, escape(grid.crs), legends,
+      areas_table(county));
   section.html +=
       "<p class=\"intro\">Smoothed: every tile takes the class that most of the 3 \u00D7 3 tiles "
       "around it have.</p>";
@@ -453,14 +453,18 @@ void write_polygons(const County& county, const Path& path) {
     layer.fields.push_back({"changed", Polygons::FieldType::kInteger});
   }
   layer.count = record.predictions.tiles.size();
+  const geo::Projector projector(geo::kLonLat, grid.crs);
   layer.fill = [&](std::uint64_t i, std::array<geo::Point, 4>& corners,
                    std::vector<Polygons::Value>& values) {
-    const double left = grid.left + grid.cell_of[i] % grid.width * grid.side_m;
-    const double top = grid.top - grid.cell_of[i] / grid.width * grid.side_m;
-    corners = {{{left, top - grid.side_m},
-                {left + grid.side_m, top - grid.side_m},
-                {left + grid.side_m, top},
-                {left, top}}};
+    // Where the tile is, not its cell of the grid: another image's tiles lie between cells, and
+    // tilted where it was cut in another zone. Two corners are the diagonal of a square.
+    const TileCorners& at = record.corners[i];
+    std::array<geo::Point, 2> ends{{{at.llcrnrlon, at.llcrnrlat}, {at.urcrnrlon, at.urcrnrlat}}};
+    projector.transform(ends);
+    const geo::Point middle{0.5 * (ends[0].x + ends[1].x), 0.5 * (ends[0].y + ends[1].y)};
+    const double x = ends[1].x - middle.x;
+    const double y = ends[1].y - middle.y;
+    corners = {{ends[0], {middle.x + y, middle.y - x}, ends[1], {middle.x - y, middle.y + x}}};
     std::size_t field = 0;
     const std::uint16_t now = record.predictions.predicted[i];
     values[field++] = printable(record.predictions.tiles[i], 4096);

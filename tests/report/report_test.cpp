@@ -57,6 +57,18 @@ ScoreRecord placed(std::uint64_t year, std::uint32_t across, const std::string& 
   return scores;
 }
 
+/// The tiles of two images as one county.
+void append(ScoreRecord& record, const ScoreRecord& more) {
+  const auto add = [](auto& to, const auto& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
+  for (const std::string& tile : more.predictions.tiles)
+    record.predictions.tiles.push_back("b" + tile);
+  add(record.predictions.predicted, more.predictions.predicted);
+  add(record.predictions.probabilities, more.predictions.probabilities);
+  add(record.corners, more.corners);
+}
+
 TEST(Analysis, sample_classes_merge_into_three) {
   const std::vector<std::string> classes{"Barren", "Cultivated", "Developed",
                                          "Forest", "Herbaceous", "Shrub"};
@@ -281,15 +293,7 @@ TEST_F(ReportTest, map_is_read_back_by_gdal) {
 TEST_F(ReportTest, ground_that_two_images_show_counts_once) {
   // 20 x 20 tiles, and as many again three columns of which lie where the first ones do.
   ScoreRecord scores = placed(1, 20);
-  const ScoreRecord second = placed(2, 20, "EPSG:26919", 280123.25 + 17 * 224 + 40, 4710321.5, 224);
-  for (std::size_t i = 0; i < second.corners.size(); ++i) {
-    scores.predictions.tiles.push_back("b" + second.predictions.tiles[i]);
-    scores.predictions.predicted.push_back(second.predictions.predicted[i]);
-    scores.corners.push_back(second.corners[i]);
-  }
-  scores.predictions.probabilities.insert(scores.predictions.probabilities.end(),
-                                          second.predictions.probabilities.begin(),
-                                          second.predictions.probabilities.end());
+  append(scores, placed(2, 20, "EPSG:26919", 280123.25 + 17 * 224 + 40, 4710321.5, 224));
   const auto has_tile = [](std::uint8_t pixel) { return pixel != 255; };
   ScoreRecord before = scores;
   before.corners.clear();  // then the two are matched by name
@@ -322,6 +326,41 @@ TEST_F(ReportTest, ground_that_two_images_show_counts_once) {
                 100.0 * static_cast<double>(std::count(pixels.begin(), pixels.end(), 0)) /
                     static_cast<double>(on_map));
   EXPECT_THAT(html, HasSubstr("</td><td>" + std::string(total) + "</td>"));
+}
+
+/// Two images, the second of which has a grid of its own, 100 m off the first one's, or is of
+/// another zone.
+TEST_F(ReportTest, polygons_lie_where_tiles_are_and_not_where_cells_are) {
+  ScoreRecord scores = placed(1, 12);
+  const std::size_t first = scores.corners.size();
+  std::vector<geo::Point> elsewhere{{280123.25, 4690000}};
+  geo::Projector("EPSG:26919", "EPSG:26918").transform(elsewhere);
+  append(scores, placed(2, 5, "EPSG:26919", 280123.25 + 14 * 224 + 100, 4710321.5 + 90, 224));
+  append(scores, placed(2, 5, "EPSG:26918", elsewhere[0].x, elsewhere[0].y, 224));
+  keep(scores, "county");
+  write_report(options_);
+  GDALAllRegister();
+  const GDALDatasetUniquePtr tiles(
+      GDALDataset::Open((options_.output / "tiles.gpkg").c_str(), GDAL_OF_VECTOR));
+  ASSERT_TRUE(tiles);
+  const geo::Projector projector(geo::kLonLat, "EPSG:26919");
+  std::size_t i = 0;
+  for (const auto& feature : *tiles->GetLayerByName("tiles")) {
+    const TileCorners& c = scores.corners[i];
+    std::vector<geo::Point> ends{{c.llcrnrlon, c.llcrnrlat}, {c.urcrnrlon, c.urcrnrlat}};
+    projector.transform(ends);
+    const OGRPolygon* square = feature->GetGeometryRef()->toPolygon();
+    const OGRLinearRing* ring = square->getExteriorRing();
+    ASSERT_EQ(ring->getNumPoints(), 5);
+    ASSERT_NEAR(ring->getX(0), ends[0].x, 0.05) << i;
+    ASSERT_NEAR(ring->getY(0), ends[0].y, 0.05) << i;
+    ASSERT_NEAR(ring->getX(2), ends[1].x, 0.05) << i;
+    ASSERT_NEAR(ring->getY(2), ends[1].y, 0.05) << i;
+    ASSERT_NEAR(square->get_Area(), 224 * 224, i < first ? 30 : 60) << i;
+    ASSERT_TRUE(square->IsValid());
+    ++i;
+  }
+  EXPECT_EQ(i, scores.corners.size());
 }
 
 TEST_F(ReportTest, corners_from_tile_summaries) {
