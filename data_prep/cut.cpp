@@ -85,7 +85,7 @@ int main(int argc, char** argv) {
       "  mpirun -n 16 quadrat-cut --image county.tif --output tiles\n");
   parser.add("image", options.images, "FILE...",
              "rasters with red, green and blue bands of 8 bits in any projection; what is not at 1 "
-             "m is resampled");
+             "m on the ground is resampled");
   parser.add("output,o", options.output, "DIR",
              "a new folder for the tiles; the same command again goes on with it");
   parser.group("Labels");

@@ -98,6 +98,38 @@ TEST(Raster, brings_degrees_to_the_utm_zone_in_metres) {
   EXPECT_EQ(rgb[0], 77);
 }
 
+/// Web Mercator calls metres what at 42 north are 0.744 of one; Albers' metres are of use though
+/// they are 1 % off at 49 north.
+TEST(Raster, measures_metres_on_the_ground_and_not_on_the_map) {
+  const TemporaryFolder folder;
+  const auto opened = [&](const std::string& crs, Point place) {
+    std::vector<Point> corner{place};
+    Projector(kLonLat, crs).transform(corner);
+    RasterLayout layout;
+    layout.width_px = layout.height_px = 1000;
+    layout.bands = 3;
+    layout.pixel_to_map = {{corner[0].x, 1, 0, corner[0].y, 0, -1}};
+    layout.crs = crs;
+    const Path path = folder.path() / (crs.substr(5) + ".tif");
+    RasterWriter writer(path, layout);
+    writer.write_rows(1000, std::vector<std::uint8_t>(3 * 1000 * 1000, 77));
+    writer.close();
+    return Raster::open_imagery(path);
+  };
+  Raster web = opened("EPSG:3857", {-71, 42});
+  EXPECT_TRUE(web.is_resampled());
+  EXPECT_THAT(web.crs_wkt(), HasSubstr("UTM zone 19N"));
+  // 744 m east, 742 m north (PROJ's geod), turned by the zone's convergence of 1.3 degrees.
+  EXPECT_NEAR(static_cast<double>(web.width_px()), 744 + 742 * 0.0234, 4);
+  EXPECT_NEAR(static_cast<double>(web.height_px()), 742 + 744 * 0.0234, 4);
+  std::vector<std::uint8_t> rgb(3);
+  web.read_rgb({380, 380, 1, 1}, rgb);
+  EXPECT_EQ(rgb[0], 77);
+  EXPECT_FALSE(opened("EPSG:5070", {-100, 48.9}).is_resampled());
+  EXPECT_FALSE(opened("EPSG:26919", {-72.9, 42}).is_resampled()) << "beyond its zone";
+  EXPECT_FALSE(opened("EPSG:32734", {18, -33}).is_resampled());
+}
+
 TEST(Raster, turns_declared_nodata_black) {
   const TemporaryFolder folder;
   write_image(

@@ -65,8 +65,9 @@ class Raster {
 
   /// The same ground at one metre a pixel, north up, for cutting tiles: this raster itself where it
   /// is so already, else resampled as it is read (bilinear, averaging where it is finer): in its
-  /// own projection where that has metres, else in the UTM zone of its centre. Where there is no
-  /// source pixel, it is black.
+  /// own projection where that has metres, else in the UTM zone of its centre. Web Mercator's are
+  /// none: what counts is the ground at the centre, within 1.5 %. Where there is no source pixel,
+  /// it is black.
   /// @throws InputError unless it has three or more bands of 8 bits
   static Raster open_imagery(const Path& path);
 
@@ -105,9 +106,8 @@ struct RasterLayout {
   std::string crs;                   ///< WKT or "EPSG:26918"
   std::string compression = "none";  ///< none, lzw, deflate, jpeg
   int nodata = -1;                   ///< declared in the file; -1 for none
-  /// Colour of each pixel value, {r, g, b, a}, and its name, for maps of classes; empty for none.
+  /// Colour of each pixel value, {r, g, b, a}, for maps of classes; empty for none.
   std::vector<std::array<std::uint8_t, 4>> palette;
-  std::vector<std::string> categories;
 };
 
 /// Writes an 8-bit tiled GeoTIFF from the top down, a band of rows at a time. The file appears
