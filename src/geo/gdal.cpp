@@ -1,5 +1,7 @@
 #include "gdal.h"
 
+#include <gdal_pam.h>
+
 #include <algorithm>
 #include <mutex>
 
@@ -13,8 +15,6 @@ void start_gdal() {
   std::call_once(once, [] {
     GDALAllRegister();
     CPLSetErrorHandler(CPLQuietErrorHandler);
-    // No .aux.xml files written beside other people's rasters.
-    CPLSetConfigOption("GDAL_PAM_ENABLED", "NO");
     // Blocks kept in memory: what a band of rows of a county needs, not 5 % of a big node for each
     // rank.
     if (CPLGetConfigOption("GDAL_CACHEMAX", nullptr) == nullptr) {
@@ -28,6 +28,11 @@ std::string gdal_message(const char* otherwise) {
   if (message.empty()) return otherwise;
   std::replace(message.begin(), message.end(), '\n', ' ');
   return "GDAL says: " + printable(message, 400);
+}
+
+void write_no_sidecar(GDALDataset& dataset) {
+  if (auto* with_sidecar = dynamic_cast<GDALPamDataset*>(&dataset))
+    with_sidecar->SetPamFlags(with_sidecar->GetPamFlags() | GPF_NOSAVE);
 }
 
 OGRSpatialReference parse_crs(const std::string& text) {

@@ -190,6 +190,7 @@ Raster::Raster(const Path& path) : state_(std::make_unique<State>()) {
     throw InputError("open raster", path.native(), gdal_message("it is none that GDAL knows"),
                      "check the path, and the file with gdalinfo");
   }
+  write_no_sidecar(*state_->dataset);
   if (state_->dataset->GetGCPCount() == 0) {
     state_->describe();
   } else if (state_->dataset->GetGCPSpatialRef() == nullptr) {
@@ -375,6 +376,7 @@ RasterWriter::RasterWriter(const Path& path, const RasterLayout& layout)
                                      static_cast<int>(layout.height_px), layout.bands, GDT_Byte,
                                      options.List()));
   if (!state.dataset) throw state.error();
+  write_no_sidecar(*state.dataset);
   std::array<double, 6> k = layout.pixel_to_map.k;
   const OGRSpatialReference crs = parse_crs(layout.crs);
   if (state.dataset->SetGeoTransform(k.data()) != CE_None ||

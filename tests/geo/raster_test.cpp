@@ -6,6 +6,8 @@
 #include <cmath>
 
 #include "files.h"
+#include "geo/gdal.h"
+#include "quadrat/image/png.h"
 
 namespace quadrat::geo {
 namespace {
@@ -143,6 +145,47 @@ TEST(Raster, turns_declared_nodata_black) {
   std::vector<std::uint8_t> rgb(12);
   raster.read_rgb({0, 0, 4, 1}, rgb);
   EXPECT_THAT(rgb, ::testing::ElementsAre(0, 0, 0, 0, 0, 0, 255, 255, 7, 255, 255, 7));
+}
+
+TEST(Raster, believes_a_sidecar_and_leaves_it_as_it_is) {
+  const TemporaryFolder folder;
+  const Path path = folder.path() / "plain.png";
+  write_file(path, encode_png(std::vector<std::uint8_t>{7, 7, 7, 1, 2, 3}, 2, 1, 3));
+  std::string sidecar =
+      "<PAMDataset>\n  <SRS>EPSG:26918</SRS>\n"
+      "  <GeoTransform>300000, 1, 0, 4500000, 0, -1</GeoTransform>\n";
+  for (const char* band : {"1", "2", "3"})
+    sidecar += std::string("  <PAMRasterBand band=\"") + band +
+               "\"><NoDataValue>7</NoDataValue></PAMRasterBand>\n";
+  sidecar += "</PAMDataset>\n";
+  const Path beside = folder.path() / "plain.png.aux.xml";
+  write_file(beside, sidecar);
+  {
+    Raster raster = Raster::open_imagery(path);
+    EXPECT_FALSE(raster.is_resampled());
+    EXPECT_EQ(raster.pixel_to_map().k[3], 4500000);
+    EXPECT_THAT(raster.crs_wkt(), HasSubstr("UTM zone 18N"));
+    std::vector<std::uint8_t> rgb(6);
+    raster.read_rgb({0, 0, 2, 1}, rgb);
+    EXPECT_THAT(rgb, ::testing::ElementsAre(0, 0, 0, 1, 2, 3));
+  }
+  EXPECT_EQ(test::text_of(beside), sidecar);
+}
+
+/// GDAL keeps what a GeoTIFF cannot hold, such as statistics, in a sidecar when it closes the file.
+TEST(Raster, never_writes_a_sidecar) {
+  const TemporaryFolder folder;
+  const Path path = folder.path() / "a.tif";
+  write_image(path, 30, 30, pattern);
+  start_gdal();
+  for (const bool kept_out : {false, true}) {
+    GDALDatasetUniquePtr dataset(GDALDataset::Open(path.c_str(), GDAL_OF_RASTER));
+    ASSERT_TRUE(dataset);
+    if (kept_out) write_no_sidecar(*dataset);
+    dataset->GetRasterBand(1)->SetStatistics(1, 2, 1.5, 0.5);
+    dataset.reset();
+    EXPECT_EQ(std::filesystem::remove(folder.path() / "a.tif.aux.xml"), !kept_out);
+  }
 }
 
 TEST(Raster, says_what_is_wrong_with_a_file) {
