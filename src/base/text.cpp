@@ -92,6 +92,39 @@ std::string csv_field(std::string_view field) {
   return quoted + '"';
 }
 
+std::size_t utf8_length(std::string_view text) {
+  const auto at = [&](std::size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
+  };
+  const unsigned first = at(0);
+  const std::size_t length = first < 0x80                    ? 1
+                             : first >= 0xC2 && first < 0xE0 ? 2
+                             : first >= 0xE0 && first < 0xF0 ? 3
+                             : first >= 0xF0 && first < 0xF5 ? 4
+                                                             : 0;
+  for (std::size_t i = 1; i < length; ++i) {
+    if ((at(i) & 0xC0) != 0x80) return 0;
+  }
+  // No longer than needed, no surrogate, and none above U+10FFFF.
+  const bool is_none = (first == 0xE0 && at(1) < 0xA0) || (first == 0xED && at(1) >= 0xA0) ||
+                       (first == 0xF0 && at(1) < 0x90) || (first == 0xF4 && at(1) >= 0x90);
+  return is_none ? 0 : length;
+}
+
+std::string as_utf8(std::string_view raw) {
+  std::string text;
+  while (!raw.empty()) {
+    const std::size_t length = utf8_length(raw);
+    if (length == 0) {
+      text += fmt::format("\\x{:02x}", static_cast<unsigned char>(raw[0]));
+    } else {
+      text += raw.substr(0, length);
+    }
+    raw.remove_prefix(std::max<std::size_t>(length, 1));
+  }
+  return text;
+}
+
 std::string format_bytes(double bytes) {
   constexpr std::array<const char*, 5> kUnits{"B", "kB", "MB", "GB", "TB"};
   std::size_t unit = 0;

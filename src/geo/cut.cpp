@@ -67,14 +67,19 @@ Start inspect(const CutOptions& options) {
 }  // namespace
 
 std::string CutOptions::fingerprint() const {
-  std::vector<std::string> sorted = images;
+  const auto texts = [](const std::vector<std::string>& names) {
+    std::vector<std::string> list;
+    for (const std::string& name : names) list.push_back(as_utf8(name));
+    return list;
+  };
+  std::vector<std::string> sorted = texts(images);
   std::sort(sorted.begin(), sorted.end());
   const json asked{{"images", sorted},
-                   {"nlcd", nlcd.native()},
-                   {"class_table", class_table.native()},
-                   {"manifest", manifest.native()},
+                   {"nlcd", as_utf8(nlcd.native())},
+                   {"class_table", as_utf8(class_table.native())},
+                   {"manifest", as_utf8(manifest.native())},
                    {"validation_fraction", validation_fraction},
-                   {"validation_images", validation_images},
+                   {"validation_images", texts(validation_images)},
                    {"split_by", split_by},
                    {"balance", balance},
                    {"labels_only", labels_only},

@@ -267,6 +267,19 @@ TEST(Text, csv_fields_are_quoted_where_needed) {
   EXPECT_EQ(csv_field("a,\"b\".png"), "\"a,\"\"b\"\".png\"");
 }
 
+TEST(Text, bytes_that_are_not_utf8_stay_distinct) {
+  EXPECT_EQ(as_utf8("Qu\u00E9bec \u20AC \U0001F5FA \n"), "Qu\u00E9bec \u20AC \U0001F5FA \n");
+  EXPECT_EQ(as_utf8("Qu\xE9"
+                    "bec"),
+            "Qu\\xe9bec");
+  EXPECT_EQ(as_utf8("cut short \xE2\x82"), "cut short \\xe2\\x82");
+  // Longer than needed, a surrogate, beyond the last character: what JSON does not take either.
+  EXPECT_EQ(as_utf8("\xC0\x80"), "\\xc0\\x80");
+  EXPECT_EQ(as_utf8("\xE0\x80\x80"), "\\xe0\\x80\\x80");
+  EXPECT_EQ(as_utf8("\xED\xA0\x80"), "\\xed\\xa0\\x80");
+  EXPECT_EQ(as_utf8("\xF4\x90\x80\x80"), "\\xf4\\x90\\x80\\x80");
+}
+
 TEST(Text, unprintable_bytes_are_shown_not_sent) {
   EXPECT_EQ(printable("a\x1b[2Jb"), "a\\x1b[2Jb");
 }

@@ -98,6 +98,22 @@ TEST_F(Cut, cuts_every_whole_tile_pixel_by_pixel) {
   });
 }
 
+TEST_F(Cut, takes_paths_that_are_not_utf8) {
+  const std::vector<std::string> names{"Qu\xE9.tif", "Qu\xE8.tif"};
+  on_root([&] {
+    for (const std::string& name : names) test::write_image(folder / name, 224, 224, pattern);
+  });
+  EXPECT_FALSE(cut_tiles(options({names[0]}), ranks).was_complete);
+  EXPECT_TRUE(cut_tiles(options({names[0]}), ranks).was_complete);
+  EXPECT_THAT(test::message_of([&] { cut_tiles(options({names[1]}), ranks); }),
+              HasSubstr("other settings or images"));
+  on_root([&] {
+    EXPECT_THAT(
+        files_below(folder / "tiles"),
+        UnorderedElementsAre("Qu__0.png", "manifest.csv", "tile_summaries.csv", "tiles.json"));
+  });
+}
+
 TEST_F(Cut, discards_black_tiles_by_count) {
   on_root([&] {
     test::write_image(folder / "a.tif", 448, 224, [](std::int64_t x, std::int64_t y) {

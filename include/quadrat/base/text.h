@@ -33,6 +33,13 @@ std::string enumerate(const std::vector<std::string>& items);
 /// The field as CSV wants it (RFC 4180): quoted where it holds a comma, quote or line break.
 std::string csv_field(std::string_view field);
 
+/// The bytes of the UTF-8 character at the front of a text that is not empty, 0 for what is none.
+std::size_t utf8_length(std::string_view text);
+
+/// The text as UTF-8, for JSON: bytes that are none, as a file's name may hold, as \xNN, so that
+/// names which differ stay different.
+std::string as_utf8(std::string_view raw);
+
 /// "1.5 GB" (powers of 1000).
 std::string format_bytes(double bytes);
 
