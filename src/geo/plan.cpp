@@ -158,6 +158,7 @@ CutPlan make_plan(const CutOptions& options, const std::vector<SurveyedImage>& i
     });
     return plan;
   }
+  mpi::together(ranks, [&] { check_sets(options, images); });
   if (!options.nlcd.empty()) {
     json mine;
     mpi::together(ranks, [&] {

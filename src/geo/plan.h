@@ -43,7 +43,11 @@ inline constexpr std::array<const char*, 2> kSetNames{"train", "validation"};
 CutPlan make_plan(const CutOptions& options, const std::vector<SurveyedImage>& images,
                   const mpi::Communicator& ranks);
 
-/// Which images are for validation: [image] 1, else 0. @throws UsageError
+/// Whether the images can be split as asked, which is known before any is labelled. @throws
+/// UsageError
+void check_sets(const CutOptions& options, const std::vector<SurveyedImage>& images);
+
+/// Which images are for validation: [image] 1, else 0. @throws UsageError as check_sets
 std::vector<std::uint8_t> split(const CutOptions& options, const std::vector<SurveyedImage>& images,
                                 const CutPlan& plan);
 

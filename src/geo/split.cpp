@@ -13,43 +13,63 @@
 
 namespace quadrat::geo {
 
-std::vector<std::uint8_t> split(const CutOptions& options, const std::vector<SurveyedImage>& images,
-                                const CutPlan& plan) {
-  std::vector<std::uint8_t> sets(images.size(), 0);
-  if (!options.has_sets()) return sets;
-  const auto group_of = [&](const SurveyedImage& image) {
-    return options.split_by == "folder" ? image.folder : image.name;
-  };
-  std::set<std::string> chosen;
-  if (!options.validation_images.empty()) {
-    for (const std::string& listed : options.validation_images) {
-      bool found = false;
-      for (const SurveyedImage& image : images) {
-        if (image.path == listed || Path(image.path).filename() == listed || image.name == listed) {
-          chosen.insert(group_of(image));
-          found = true;
-        }
-      }
-      if (!found) {
-        throw UsageError(fmt::format(
-            "--validation_images names '{}', which is not among the images given", listed));
+namespace {
+
+const std::string& group_of(const CutOptions& options, const SurveyedImage& image) {
+  return options.split_by == "folder" ? image.folder : image.name;
+}
+
+std::set<std::string> named_groups(const CutOptions& options,
+                                   const std::vector<SurveyedImage>& images) {
+  std::set<std::string> named;
+  for (const std::string& listed : options.validation_images) {
+    bool found = false;
+    for (const SurveyedImage& image : images) {
+      if (image.path == listed || Path(image.path).filename() == listed || image.name == listed) {
+        named.insert(group_of(options, image));
+        found = true;
       }
     }
-  } else {
+    if (!found) {
+      throw UsageError(fmt::format(
+          "--validation_images names '{}', which is not among the images given", listed));
+    }
+  }
+  return named;
+}
+
+}  // namespace
+
+void check_sets(const CutOptions& options, const std::vector<SurveyedImage>& images) {
+  if (!options.has_sets()) return;
+  std::set<std::string> groups;
+  for (const SurveyedImage& image : images) groups.insert(group_of(options, image));
+  if (!options.validation_images.empty()) {
+    if (named_groups(options, images).size() == groups.size())
+      throw UsageError("--validation_images leaves no image for training");
+  } else if (groups.size() < 2) {
+    throw UsageError(
+        fmt::format("--validation_fraction needs at least two {}s to split by, and there is one; "
+                    "name another image, or cut two sets",
+                    options.split_by));
+  }
+}
+
+std::vector<std::uint8_t> split(const CutOptions& options, const std::vector<SurveyedImage>& images,
+                                const CutPlan& plan) {
+  check_sets(options, images);
+  std::vector<std::uint8_t> sets(images.size(), 0);
+  if (!options.has_sets()) return sets;
+  std::set<std::string> chosen = named_groups(options, images);
+  if (options.validation_images.empty()) {
     std::map<std::string, std::uint64_t> size;
     std::uint64_t total = 0;
     for (std::size_t i = 0; i < images.size(); ++i) {
       const auto wanted = static_cast<std::uint64_t>(
           std::count_if(plan.images[i].begin(), plan.images[i].end(),
                         [](const PlannedTile& t) { return t.fate == Fate::kWanted; }));
-      size[group_of(images[i])] += wanted;
+      size[group_of(options, images[i])] += wanted;
       total += wanted;
-    }
-    if (size.size() < 2) {
-      throw UsageError(fmt::format(
-          "--validation_fraction needs at least two {}s to split by, and there is one; name "
-          "another image, or cut two sets",
-          options.split_by));
     }
     std::vector<std::string> groups;
     for (const auto& [name, count] : size) groups.push_back(name);
@@ -67,12 +87,8 @@ std::vector<std::uint8_t> split(const CutOptions& options, const std::vector<Sur
     }
     if (chosen.empty()) chosen.insert(groups.front());
   }
-  bool any_left = false;
-  for (std::size_t i = 0; i < images.size(); ++i) {
-    sets[i] = chosen.count(group_of(images[i])) != 0 ? 1 : 0;
-    any_left = any_left || sets[i] == 0;
-  }
-  if (!any_left) throw UsageError("--validation_images leaves no image for training");
+  for (std::size_t i = 0; i < images.size(); ++i)
+    sets[i] = chosen.count(group_of(options, images[i])) != 0 ? 1 : 0;
   return sets;
 }
 

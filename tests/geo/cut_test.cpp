@@ -401,6 +401,21 @@ TEST_F(Cut, says_what_is_wrong_on_all_ranks) {
   asked.output = folder / "t4";
   asked.validation_fraction = 0.5;
   EXPECT_THAT(refusal(asked), HasSubstr("at least two images"));
+  // However a folder is written, it is one.
+  asked = options({"./a.tif", "b/../small.tif"});
+  asked.split_by = "folder";
+  on_root([&] { test::write_image(folder / "small.tif", 224, 500, pattern); });
+  asked.output = folder / "t4";
+  asked.validation_fraction = 0.5;
+  EXPECT_THAT(refusal(asked), HasSubstr("at least two folders"));
+  // Before any labelling: this land cover does not exist.
+  asked = options({"a.tif"});
+  asked.output = folder / "t4";
+  asked.nlcd = folder / "none.tif";
+  asked.validation_images = {"c.tif"};
+  EXPECT_THAT(refusal(asked), HasSubstr("--validation_images names 'c.tif', which is not among"));
+  asked.validation_images = {"a.tif"};
+  EXPECT_THAT(refusal(asked), HasSubstr("leaves no image for training"));
   asked = options({"a.tif"});
   asked.output = folder / "t5";
   asked.manifest = folder / "m.csv";
