@@ -589,12 +589,6 @@ std::vector<Path> write_county_files(const County& county, const Path& folder,
     write_file(folder / "changes.csv", changes_csv(county));
     files.push_back(folder / "changes.csv");
   }
-  // What an earlier report left and this one is not about.
-  for (const char* name : {"map.tif", "map_smoothed.tif", "tiles.gpkg", "changes.csv"}) {
-    std::error_code ignored;
-    if (std::find(files.begin(), files.end(), folder / name) == files.end())
-      std::filesystem::remove(folder / name, ignored);
-  }
   return files;
 }
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "html.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/text.h"
@@ -104,9 +106,40 @@ std::string status_badge(const std::string& what, RunStatus status) {
                      to_string(status));
 }
 
+constexpr std::string_view kBeside = "<p id=\"beside\">";
+
+/// What the page in the folder says lies beside it, as its footer has it; "" where none of ours
+/// does.
+std::string beside_page(const Path& index) {
+  std::error_code error;
+  if (!fs::is_regular_file(index, error)) return "";
+  const Bytes bytes = read_file(index);
+  std::string_view html(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const std::size_t at = html.rfind(kBeside);
+  if (at == std::string_view::npos) return "";
+  html.remove_prefix(at + kBeside.size());
+  return std::string(html.substr(0, html.find('<')));
+}
+
+/// Removes what an earlier report wrote and this one does not. Files of these names that no page of
+/// ours speaks of are somebody's own.
+void remove_leftovers(const Path& folder, const std::string& beside,
+                      const std::vector<Path>& files) {
+  for (const char* name : {"map.tif", "map_smoothed.tif", "tiles.gpkg", "changes.csv"}) {
+    const Path path = folder / name;
+    if (beside.find(name) == std::string::npos ||
+        std::find(files.begin(), files.end(), path) != files.end())
+      continue;
+    std::error_code ignored;
+    fs::remove(path, ignored);
+    fs::remove(Path(path) += ".aux.xml", ignored);
+  }
+}
+
 std::string page(const std::string& title, const std::string& lede, const std::string& badges,
                  const std::vector<Figure>& figures, const std::vector<Section>& sections,
-                 const std::string& settings, const std::vector<std::string>& notes) {
+                 const std::string& settings, const std::vector<std::string>& notes,
+                 const std::vector<Path>& files) {
   std::string nav, body, head;
   for (const Section& section : sections) {
     nav += fmt::format("<li><a href=\"#{}\">{}</a></li>", section.id, escape(section.short_title));
@@ -122,6 +155,10 @@ std::string page(const std::string& title, const std::string& lede, const std::s
   std::string remarks;
   for (const std::string& note : notes) remarks += fmt::format("<li>{}</li>", escape(note));
   if (!remarks.empty()) remarks = "<ul class=\"notes\">" + remarks + "</ul>";
+  std::vector<std::string> beside;
+  for (const Path& file : files) beside.push_back(file.filename().string());
+  if (!beside.empty())
+    remarks += fmt::format("{}Beside this page: {}.</p>", kBeside, enumerate(beside));
   return fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, "
@@ -203,7 +240,8 @@ ReportResult write_report(const ReportOptions& options) {
   if (county && !county->record.rejected.empty())
     sections.push_back(rejected_section(county->record));
   const Path index = options.output / "index.html";
-  write_file(index, page(title, lede, badges, figures, sections, settings, result.notes));
+  remove_leftovers(options.output, beside_page(index), files);
+  write_file(index, page(title, lede, badges, figures, sections, settings, result.notes, files));
   result.files.push_back(index);
   result.files.insert(result.files.end(), files.begin(), files.end());
   return result;

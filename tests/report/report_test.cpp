@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "made_records.h"
 #include "placed_records.h"
@@ -432,6 +433,40 @@ TEST_F(ReportTest, a_first_loss_far_above_the_others_leaves_them_the_chart) {
   keep(placed(1, 1), "county");
   write_report(options_);
   EXPECT_THAT(page(), AllOf(HasSubstr("51.5 \u2191"), HasSubstr(">1.5</text>")));
+}
+
+TEST_F(ReportTest, leaves_nothing_of_an_earlier_report_and_all_that_is_not_one) {
+  const auto names = [&] {
+    std::set<std::string> found;
+    for (const auto& entry : std::filesystem::directory_iterator(options_.output))
+      found.insert(entry.path().filename().string());
+    return found;
+  };
+  keep(test::made_run("made"), "made");
+  keep(placed(1, 12), "year1");
+  keep(placed(2, 12), "year2");
+  options_.versus = "year1";
+  write_report(options_);
+  EXPECT_THAT(names(), ElementsAre("changes.csv", "index.html", "map.tif", "map.tif.aux.xml",
+                                   "map_smoothed.tif", "map_smoothed.tif.aux.xml", "tiles.gpkg"));
+  write_file(options_.output / "notes.txt", std::string_view("mine"));
+  options_.versus.clear();
+  write_report(options_);
+  EXPECT_EQ(names().count("changes.csv"), 0U);
+  EXPECT_EQ(names().count("map.tif"), 1U);
+  options_.scores.clear();
+  write_report(options_);
+  EXPECT_THAT(names(), ElementsAre("index.html", "notes.txt"));
+
+  // Where no page of ours speaks of them, they are the user's: at the first report and at the next.
+  options_.output = folder_ / "home";
+  make_folder(options_.output);
+  for (const char* name : {"map.tif", "map.tif.aux.xml", "changes.csv"})
+    write_file(options_.output / name, std::string_view("mine"));
+  for (int i = 0; i < 2; ++i) {
+    write_report(options_);
+    EXPECT_THAT(names(), ElementsAre("changes.csv", "index.html", "map.tif", "map.tif.aux.xml"));
+  }
 }
 
 TEST_F(ReportTest, one_epoch_and_one_tile) {

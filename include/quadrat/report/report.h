@@ -25,7 +25,8 @@ struct ReportResult {
 
 /// Writes OUTPUT/index.html, one page that needs nothing else and no network, and for a scored set
 /// with known corners map.tif and map_smoothed.tif (one pixel a tile) and tiles.gpkg; with `versus`
-/// changes.csv too.
+/// changes.csv too. What an earlier page in OUTPUT says lies beside it and this report does not
+/// write is removed.
 /// @throws UsageError, InputError, IoError
 ReportResult write_report(const ReportOptions& options);
 
