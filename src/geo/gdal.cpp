@@ -15,8 +15,8 @@ void start_gdal() {
   std::call_once(once, [] {
     GDALAllRegister();
     CPLSetErrorHandler(CPLQuietErrorHandler);
-    // Blocks kept in memory: what a band of rows of a county needs, not 5 % of a big node for each
-    // rank.
+    // Blocks kept in memory: a row of 1024 x 1024 blocks of an image 60,000 pixels wide, not 5 % of
+    // a big node for each rank. Wider images are cut in parts of their width.
     if (CPLGetConfigOption("GDAL_CACHEMAX", nullptr) == nullptr) {
       GDALSetCacheMax64(GIntBig{192} << 20);
     }

@@ -19,8 +19,8 @@ struct CutTile {
   std::uint32_t file_bytes = 0;  ///< of its PNG; 0 for a black one
 };
 
-/// A journal's line: what was done in one row of an image's grid. The image is named with its
-/// fingerprint, so that nothing is believed of another file under its name.
+/// A journal's line: what was done in one row of an image's grid, or in part of it. The image is
+/// named with its fingerprint, so that nothing is believed of another file under its name.
 std::string journal_line(std::size_t image, const SurveyedImage& surveyed, std::int64_t row,
                          std::span<const CutTile> tiles);
 

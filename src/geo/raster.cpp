@@ -270,6 +270,15 @@ const PixelToMap& Raster::pixel_to_map() const { return state_->pixel_to_map; }
 const std::string& Raster::crs_wkt() const { return state_->crs_wkt; }
 bool Raster::is_resampled() const { return state_->source != nullptr; }
 
+bool Raster::outgrows_cache() const {
+  GDALDataset& file = is_resampled() ? *state_->source : *state_->dataset;
+  int width = 0;
+  int height = 0;
+  file.GetRasterBand(1)->GetBlockSize(&width, &height);
+  const GIntBig row_bytes = GIntBig{file.GetRasterXSize()} * height * file.GetRasterCount();
+  return width < file.GetRasterXSize() && row_bytes > GDALGetCacheMax64();
+}
+
 namespace {
 
 InputError read_error(const Path& path, const Window& window) {

@@ -28,6 +28,7 @@ SurveyedImage survey(const std::string& path) {
   image.columns = image.width_px / kTilePx;
   image.rows = image.height_px / kTilePx;
   image.resampled = raster.is_resampled();
+  image.outgrows_cache = raster.outgrows_cache();
   image.pixel_to_map = raster.pixel_to_map();
   image.crs_wkt = raster.crs_wkt();
   if (image.tiles() == 0) {
@@ -88,7 +89,8 @@ std::vector<SurveyedImage> survey_images(const std::vector<std::string>& paths,
     for (std::size_t i = static_cast<std::size_t>(ranks.rank()); i < paths.size(); i += size) {
       const SurveyedImage image = survey(paths[i]);
       mine.push_back({image.path, image.name, image.folder, image.fingerprint, image.width_px,
-                      image.height_px, image.resampled, image.pixel_to_map.k, image.crs_wkt});
+                      image.height_px, image.resampled, image.outgrows_cache, image.pixel_to_map.k,
+                      image.crs_wkt});
     }
   });
   std::vector<SurveyedImage> images;
@@ -102,8 +104,9 @@ std::vector<SurveyedImage> survey_images(const std::vector<std::string>& paths,
       image.width_px = fields[4];
       image.height_px = fields[5];
       image.resampled = fields[6];
-      image.pixel_to_map.k = fields[7];
-      image.crs_wkt = fields[8];
+      image.outgrows_cache = fields[7];
+      image.pixel_to_map.k = fields[8];
+      image.crs_wkt = fields[9];
       image.columns = image.width_px / kTilePx;
       image.rows = image.height_px / kTilePx;
       images.push_back(std::move(image));

@@ -22,6 +22,7 @@ struct SurveyedImage {
   std::int64_t columns = 0;
   std::int64_t rows = 0;
   bool resampled = false;
+  bool outgrows_cache = false;  ///< as Raster::outgrows_cache()
   PixelToMap pixel_to_map;
   std::string crs_wkt;
 

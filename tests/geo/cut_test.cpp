@@ -1,6 +1,7 @@
 #include "quadrat/geo/cut.h"
 
 #include <fmt/format.h>
+#include <gdal_priv.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -307,6 +308,30 @@ TEST_F(Cut, never_puts_neighbours_into_both_sets) {
     EXPECT_EQ(files.count("train/Forest/m0_3.png"), 0U) << "it touches m1";
     EXPECT_EQ(files.count("train/Forest/m2_0.png"), 0U) << "it touches m1";
     EXPECT_EQ(files.count("validation/tile_summaries.csv"), 1U);
+  });
+}
+
+TEST_F(Cut, cuts_what_outgrows_the_cache_in_parts_and_ends_with_the_same_files) {
+  // 35 columns, in blocks of 256 x 256 pixels: 6 MB a row of them.
+  on_root([&] { test::write_image(folder / "a.tif", 224 * 35, 224 * 6, pattern); });
+  CutOptions asked = options({"a.tif"});
+  asked.output = folder / "whole";
+  cut_tiles(asked, ranks);
+  const GIntBig cache = GDALGetCacheMax64();
+  GDALSetCacheMax64(GIntBig{4} << 20);
+  EXPECT_TRUE(Raster::open_imagery(folder / "a.tif").outgrows_cache());
+  asked.output = folder / "tiles";
+  const CutSummary summary = cut_tiles(asked, ranks);
+  GDALSetCacheMax64(cache);
+  EXPECT_FALSE(Raster::open_imagery(folder / "a.tif").outgrows_cache());
+  on_root([&] {
+    EXPECT_EQ(summary.cut_now, 35U * 6U);
+    EXPECT_EQ(files_below(folder / "tiles"), files_below(folder / "whole"));
+    for (int i = 0; i < 35 * 6; ++i) {
+      ASSERT_EQ(read_file(folder / fmt::format("tiles/a_{}.png", i)),
+                read_file(folder / fmt::format("whole/a_{}.png", i)))
+          << i;
+    }
   });
 }
 

@@ -79,6 +79,9 @@ class Raster {
   const std::string& crs_wkt() const;
   /// Whether pixels are made on the fly rather than as the file has them.
   bool is_resampled() const;
+  /// Whether one row of the file's blocks is more than GDAL's cache holds: then reading whole rows
+  /// from the top down decodes blocks again and again, and parts of the width do not.
+  bool outgrows_cache() const;
 
   /// Red, green and blue by colour interpretation, else bands 1, 2 and 3. Pixels that the file
   /// marks as missing (alpha, mask, nodata) are black. @param rgb [height, width, 3], within the
