@@ -106,7 +106,7 @@ int main(int argc, char** argv) {
   parser.add("validation_fraction", options.validation_fraction, "X",
              "share of the tiles for validation: makes DIR/train and DIR/validation out of whole "
              "images, and drops "
-             "training tiles beside validation tiles");
+             "training tiles less than 112 m away from a validation tile");
   parser.add("validation_images", options.validation_images, "NAME...",
              "or these images, by file name");
   parser.add_choice("split_by", options.split_by, {"image", "folder"},

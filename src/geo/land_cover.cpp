@@ -175,22 +175,16 @@ std::vector<std::int32_t> LandCover::codes_at(std::span<const Point> points) {
 }
 
 TileLabel label_tile(std::span<const std::int32_t> codes, const ClassTable& table) {
-  TileLabel result;
-  bool mixed = false;
-  bool first = true;
+  if (std::find(codes.begin(), codes.end(), LandCover::kNoCode) != codes.end())
+    return {Fate::kNotCovered, ClassTable::kNoClass, 0};
   for (const std::int32_t code : codes) {
-    if (code == LandCover::kNoCode) return {TileLabel::kNotCovered, ClassTable::kNoClass, 0};
+    if (table.class_of(code) == ClassTable::kNoClass)
+      return {Fate::kNoClass, ClassTable::kNoClass, code};
   }
-  for (const std::int32_t code : codes) {
-    const int label = table.class_of(code);
-    if (label == ClassTable::kNoClass) return {TileLabel::kNoClass, label, code};
-    if (!first && label != result.label) mixed = true;
-    if (first) result.label = label;
-    first = false;
-  }
-  result.verdict = mixed ? TileLabel::kMixed : TileLabel::kPure;
-  if (mixed) result.label = ClassTable::kNoClass;
-  return result;
+  const int label = table.class_of(codes.front());
+  const bool is_pure = std::all_of(
+      codes.begin(), codes.end(), [&](std::int32_t code) { return table.class_of(code) == label; });
+  return is_pure ? TileLabel{Fate::kWanted, label, 0} : TileLabel{};
 }
 
 }  // namespace quadrat::geo

@@ -96,20 +96,6 @@ std::vector<TileLabel> label_row(const SurveyedImage& image, std::int64_t row,
   return labels;
 }
 
-Fate fate_of(TileLabel::Verdict verdict) {
-  switch (verdict) {
-    case TileLabel::kPure:
-      return Fate::kWanted;
-    case TileLabel::kMixed:
-      return Fate::kMixed;
-    case TileLabel::kNoClass:
-      return Fate::kNoClass;
-    case TileLabel::kNotCovered:
-      return Fate::kNotCovered;
-  }
-  return Fate::kMixed;
-}
-
 /// This rank's part of the labelling: {image, row, [[fate, label] per column]}.
 json label_my_rows(const CutOptions& options, const ClassTable& table,
                    const std::vector<SurveyedImage>& images, const mpi::Communicator& ranks) {
@@ -130,9 +116,9 @@ json label_my_rows(const CutOptions& options, const ClassTable& table,
       if (!land_cover) land_cover = std::make_unique<LandCover>(options.nlcd, image.crs_wkt);
       std::vector<std::uint8_t> packed;
       for (const TileLabel& label : label_row(image, row, *land_cover, table)) {
-        packed.push_back(static_cast<std::uint8_t>(fate_of(label.verdict)));
+        packed.push_back(static_cast<std::uint8_t>(label.fate));
         packed.push_back(static_cast<std::uint8_t>(label.label));
-        if (label.verdict == TileLabel::kNoClass) ++codes[label.code];
+        if (label.fate == Fate::kNoClass) ++codes[label.code];
       }
       rows.push_back({i, row, json::binary(std::move(packed))});
     }

@@ -51,7 +51,8 @@ void check_sets(const CutOptions& options, const std::vector<SurveyedImage>& ima
 std::vector<std::uint8_t> split(const CutOptions& options, const std::vector<SurveyedImage>& images,
                                 const CutPlan& plan);
 
-/// Drops training tiles that lie beside a validation tile, or under one where images overlap.
+/// Drops training tiles less than half a tile away from a validation tile, or under one where
+/// images overlap.
 void clear_border(const std::vector<SurveyedImage>& images, CutPlan& plan);
 
 /// The plan with the classes of each set as even as what is known allows: of each class the first

@@ -96,7 +96,7 @@ void clear_border(const std::vector<SurveyedImage>& images, CutPlan& plan) {
   // Flat metres around the images' mean latitude: good to a few per mille where it matters, between
   // neighbours.
   constexpr double kMetresPerDegree = 111320;
-  constexpr double kReach = 1.5 * kTilePx;  // closer than this, centre to centre, on both axes
+  constexpr double kReach = 1.5 * kTilePx;  // from centre to centre: half a tile between edges
   struct Place {
     std::size_t image;
     std::size_t tile;

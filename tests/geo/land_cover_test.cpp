@@ -57,17 +57,17 @@ TEST(ClassTable, names_the_wrong_line) {
 TEST(LabelTile, follows_the_nine_point_rule) {
   const ClassTable table = ClassTable::nlcd();
   std::vector<std::int32_t> codes{41, 42, 43, 90, 41, 41, 41, 41, 41};
-  EXPECT_EQ(label_tile(codes, table).verdict, TileLabel::kPure);
+  EXPECT_EQ(label_tile(codes, table).fate, Fate::kWanted);
   EXPECT_EQ(label_tile(codes, table).label, 3);
   for (std::size_t i = 0; i < codes.size(); ++i) {
     auto changed = codes;
     changed[i] = 52;
-    EXPECT_EQ(label_tile(changed, table).verdict, TileLabel::kMixed) << i;
+    EXPECT_EQ(label_tile(changed, table).fate, Fate::kMixed) << i;
     changed[i] = 11;
-    EXPECT_EQ(label_tile(changed, table).verdict, TileLabel::kNoClass) << i;
+    EXPECT_EQ(label_tile(changed, table).fate, Fate::kNoClass) << i;
     EXPECT_EQ(label_tile(changed, table).code, 11);
     changed[i] = LandCover::kNoCode;
-    EXPECT_EQ(label_tile(changed, table).verdict, TileLabel::kNotCovered) << i;
+    EXPECT_EQ(label_tile(changed, table).fate, Fate::kNotCovered) << i;
   }
 }
 

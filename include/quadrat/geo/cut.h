@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "quadrat/base/files.h"
+#include "quadrat/geo/land_cover.h"
 #include "quadrat/mpi/communicator.h"
 
 namespace quadrat::geo {
@@ -33,19 +34,6 @@ struct CutOptions {
 };
 
 inline constexpr std::int64_t kTilePx = 224;  ///< = metres, at 1 m a pixel
-
-/// Why a tile of the grid is no tile of the set, in the words of tiles.json.
-enum class Fate : std::uint8_t {
-  kWanted,      ///< to be cut
-  kKept,        ///< cut
-  kMixed,       ///< its nine points lie in several classes
-  kNoClass,     ///< one lies in a land cover without a class, such as water
-  kNotCovered,  ///< one lies where the land cover raster has nothing
-  kBlack,       ///< more than max_black_px pixels are (0, 0, 0)
-  kUnbalanced,  ///< removed at random so that classes are even
-  kBorder,      ///< a training tile beside a validation tile
-  kNotListed,   ///< not in the manifest given
-};
 
 struct CutSummary {
   bool interrupted = false;   ///< a signal came: the same command goes on from here

@@ -62,17 +62,24 @@ class LandCover {
   std::int32_t nodata_;
 };
 
+/// Why a tile of the grid is no tile of the set, in the words of tiles.json.
+enum class Fate : std::uint8_t {
+  kWanted,      ///< to be cut
+  kKept,        ///< cut
+  kMixed,       ///< its nine points lie in several classes
+  kNoClass,     ///< one lies in a land cover without a class, such as water
+  kNotCovered,  ///< one lies where the land cover raster has nothing
+  kBlack,       ///< more than max_black_px pixels are (0, 0, 0)
+  kUnbalanced,  ///< removed at random so that classes are even
+  kBorder,      ///< a training tile less than 112 m away from a validation tile
+  kNotListed,   ///< not in the manifest given
+};
+
 /// What the nine-point rule says of a tile.
 struct TileLabel {
-  enum Verdict : std::uint8_t {
-    kPure,        ///< all nine points in one class
-    kMixed,       ///< in several classes
-    kNoClass,     ///< a point with a code that has no class, such as water
-    kNotCovered,  ///< a point where the land cover raster says nothing
-  };
-  Verdict verdict = kMixed;
-  int label = ClassTable::kNoClass;  ///< the class where pure
-  std::int32_t code = 0;             ///< the first code without a class, where that is the verdict
+  Fate fate = Fate::kMixed;          ///< kWanted where all nine are of one class
+  int label = ClassTable::kNoClass;  ///< that class
+  std::int32_t code = 0;             ///< the first code without a class, where that is the fate
 };
 
 /// @param codes of the tile's nine points
