@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <unordered_map>
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/text.h"
+#include "quadrat/record/tile_summaries.h"
 
 namespace quadrat::report {
 
@@ -281,48 +281,17 @@ std::vector<std::int64_t> transitions(const std::vector<Pair>& pairs,
 }
 
 void add_corners(ScoreRecord& record, const Path& tile_summaries) {
-  const Bytes bytes = read_file(tile_summaries);
-  std::string_view rest(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  std::unordered_map<std::string_view, TileCorners> corners;
-  constexpr std::string_view kHeader = "filename,llcrnrlat,llcrnrlon,urcrnrlat,urcrnrlon";
-  for (std::size_t number = 1; !rest.empty(); ++number) {
-    std::string_view line = take_until(rest, '\n');
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    if (number == 1 && line != kHeader) {
-      throw InputError("read tile corners", tile_summaries.native(),
-                       fmt::format("its first line is '{}', not '{}'", printable(line), kHeader));
-    }
-    if (number == 1 || line.empty()) continue;
-    // From the right: only the name can hold a comma.
-    double values[4];
-    bool fine = true;
-    for (int i = 3; i >= 0 && fine; --i) {
-      const std::size_t comma = line.rfind(',');
-      fine = comma != std::string_view::npos;
-      if (!fine) break;
-      const std::string_view field = line.substr(comma + 1);
-      const auto result = std::from_chars(field.data(), field.data() + field.size(), values[i]);
-      fine = result.ec == std::errc() && result.ptr == field.data() + field.size();
-      line = line.substr(0, comma);
-    }
-    if (!fine) {
-      throw InputError("read tile corners", tile_summaries.native(),
-                       fmt::format("line {} has not a name and four numbers", number));
-    }
-    if (line.size() >= 2 && line.front() == '"' && line.back() == '"')
-      line = line.substr(1, line.size() - 2);
-    corners.emplace(line, TileCorners{values[0], values[1], values[2], values[3]});
-  }
+  const TileSummaries summaries(tile_summaries);
   record.corners.clear();
   for (const std::string& tile : record.predictions.tiles) {
-    const auto found = corners.find(tile);
-    if (found == corners.end()) {
+    const TileCorners* corners = summaries.find(tile);
+    if (corners == nullptr) {
       throw InputError("find the corners of tile", printable(tile, 200),
                        fmt::format("'{}' has {} tiles, this is none of them",
-                                   tile_summaries.native(), corners.size()),
+                                   tile_summaries.native(), summaries.size()),
                        "name the tile_summaries.csv that quadrat-cut wrote beside these tiles");
     }
-    record.corners.push_back(found->second);
+    record.corners.push_back(*corners);
   }
 }
 

@@ -10,6 +10,7 @@
 #include "made_records.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/random.h"
+#include "quadrat/record/tile_summaries.h"
 #include "test_folder.h"
 
 // HDF5 1.10 loses 296 bytes of its own for some damaged object headers.
@@ -355,6 +356,41 @@ TEST_F(RecordTest, reading_says_nothing_on_stderr) {
 
 // DESIGN, section 8: true and false positives and false negatives of 384 tiles, and the ratios that
 // follow.
+class TileSummariesTest : public test::InFolder {
+ protected:
+  TileSummaries of(const std::string& lines) {
+    const Path path = folder_ / TileSummaries::kFileName;
+    write_file(path, "filename,llcrnrlat,llcrnrlon,urcrnrlat,urcrnrlon\n" + lines);
+    return TileSummaries(path);
+  }
+};
+
+TEST_F(TileSummariesTest, finds_tiles_by_path_and_else_by_name) {
+  const TileSummaries summaries =
+      of("a_0.png,1,2,3,4\r\nForest/a_1.png,5,-6,7e0,8\n\n\"b,\"\"2\"\".png\",9,10,11,12\n");
+  EXPECT_EQ(summaries.size(), 3U);
+  ASSERT_NE(summaries.find("a_0.png"), nullptr);
+  EXPECT_EQ(summaries.find("a_0.png")->llcrnrlon, 2);
+  EXPECT_EQ(summaries.find("Shrub/a_0.png"), summaries.find("a_0.png"));
+  ASSERT_NE(summaries.find("Forest/a_1.png"), nullptr);
+  EXPECT_EQ(summaries.find("Forest/a_1.png")->urcrnrlat, 7);
+  EXPECT_EQ(summaries.find("a_1.png"), nullptr);
+  ASSERT_NE(summaries.find("b,\"2\".png"), nullptr);
+  EXPECT_EQ(summaries.find("b,\"2\".png")->urcrnrlon, 12);
+}
+
+TEST_F(TileSummariesTest, names_the_line_that_is_none) {
+  for (const char* line : {"a_0.png,1,2,3", "a_0.png,1,2,3,x", "a_0.png,1,2,3,4 ", "a_0.png"}) {
+    try {
+      of("a_1.png,1,2,3,4\n" + std::string(line) + "\n");
+      FAIL() << line;
+    } catch (const InputError& error) {
+      EXPECT_NE(std::string(error.what()).find("line 3, '" + std::string(line)), std::string::npos)
+          << error.what();
+    }
+  }
+}
+
 TEST(Metrics, published_example) {
   const std::vector<std::string> classes{"Barren", "Cultivated", "Developed",
                                          "Forest", "Herbaceous", "Shrub"};
