@@ -10,6 +10,23 @@ namespace quadrat {
 
 namespace {
 
+/// What the kernel says of a path or of the file there, and would say again. All else comes from
+/// what lies beneath it, or from this process's limits.
+bool is_of_the_file(int code) {
+  switch (code) {
+    case ENOENT:
+    case ENOTDIR:
+    case EISDIR:
+    case ELOOP:
+    case ENAMETOOLONG:
+    case EACCES:
+    case EPERM:
+      return true;
+    default:
+      return false;
+  }
+}
+
 std::string compose(std::string_view action, std::string_view object, std::string_view finding,
                     std::string_view remedy) {
   std::string text = fmt::format("cannot {}", action);
@@ -38,11 +55,12 @@ IoError IoError::from_errno(std::string_view action, std::string_view object) {
   const int code = errno;
   std::string_view remedy;
   if (code == ENOSPC || code == EDQUOT) remedy = "free some space and start the same command again";
+  if (code == EMFILE) remedy = "raise the limit of open files, ulimit -n";
   if (code == EACCES || code == EPERM || code == EROFS) {
     remedy = "check the permissions or name another place";
   }
   IoError error(action, object, std::strerror(code), remedy);
-  error.of_storage_ = code == EIO || code == ESTALE || code == ETIMEDOUT || code == ENXIO;
+  error.of_storage_ = !is_of_the_file(code);
   return error;
 }
 

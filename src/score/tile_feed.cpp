@@ -13,7 +13,7 @@ void TileFeed::Item::read(TileReader& reader) {
     reader.read(tile, png);
   } catch (const IoError& error) {
     refusal = {error.what(), error.is_of_storage()};
-  } catch (const std::exception& error) {
+  } catch (const Error& error) {
     refusal = {error.what(), false};
   }
 }
@@ -47,7 +47,8 @@ void TileFeed::next(Item& taken) {
       taken.tile = take_wanted();
       return;
     }
-    changed_.wait(lock, [this] { return read_ > given_; });
+    changed_.wait(lock, [this] { return read_ > given_ || failure_; });
+    if (read_ == given_) std::rethrow_exception(failure_);
     std::swap(taken, ring_[given_ % ring_.size()]);
     ++given_;
   }
@@ -71,8 +72,18 @@ void TileFeed::read_all() {
     Item& item = ring_[read_ % ring_.size()];
     item.tile = take_wanted();
     lock.unlock();
-    item.read(reader);
+    std::exception_ptr failure;
+    try {
+      item.read(reader);
+    } catch (...) {
+      failure = std::current_exception();
+    }
     lock.lock();
+    if (failure) {
+      failure_ = failure;
+      changed_.notify_all();
+      return;
+    }
     ++read_;
     changed_.notify_all();
   }

@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
+#include <exception>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -17,7 +18,7 @@ namespace quadrat::score {
 /// Why a tile cannot be scored.
 struct Refusal {
   std::string reason;       ///< empty: it can
-  bool of_storage = false;  ///< a disk or a file server failed, not the tile
+  bool of_storage = false;  ///< the storage failed, not the tile: IoError::is_of_storage
 };
 
 /// Reads tiles ahead of their use on a thread of its own, so that computing never waits for a disk
@@ -39,11 +40,11 @@ class TileFeed {
     Bytes png;
     Refusal refusal;
 
-    /// Fills `png` or says why not.
+    /// Fills `png` or says why not. @throws what is no fault of the tile's, as std::bad_alloc
     void read(TileReader& reader);
   };
 
-  /// The next tile, waited for. As many calls as tiles were added.
+  /// The next tile, waited for. As many calls as tiles were added. @throws as Item::read
   /// @param taken what it held is read into again
   void next(Item& taken);
 
@@ -60,8 +61,9 @@ class TileFeed {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Range> wanted_;
-  std::size_t read_ = 0;   ///< tiles read so far: the next goes to ring_[read_ % size]
-  std::size_t given_ = 0;  ///< tiles given out so far
+  std::size_t read_ = 0;        ///< tiles read so far: the next goes to ring_[read_ % size]
+  std::size_t given_ = 0;       ///< tiles given out so far
+  std::exception_ptr failure_;  ///< what ended the reading
   bool ends_ = false;
   std::thread thread_;
 };

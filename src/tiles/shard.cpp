@@ -115,7 +115,7 @@ ShardSet read_shard_index(const Path& folder) {
 }
 
 ShardReader::ShardReader(Path folder, std::vector<std::string> shards)
-    : folder_(std::move(folder)), shards_(std::move(shards)), descriptors_(shards_.size(), -1) {}
+    : folder_(std::move(folder)), shards_(std::move(shards)) {}
 
 void ShardReader::read_ahead(int descriptor, std::uint32_t shard, std::uint64_t begin,
                              std::uint64_t end) {
@@ -134,24 +134,35 @@ void ShardReader::read_ahead(int descriptor, std::uint32_t shard, std::uint64_t 
 }
 
 ShardReader::~ShardReader() {
-  for (std::uint32_t shard = 0; shard < descriptors_.size(); ++shard) close(shard);
+  while (!open_.empty()) close(open_.front().shard);
 }
 
 void ShardReader::close(std::uint32_t shard) {
-  int& descriptor = descriptors_.at(shard);
-  if (descriptor >= 0) ::close(descriptor);
-  descriptor = -1;
+  const auto found = std::find_if(open_.begin(), open_.end(),
+                                  [&](const Open& open) { return open.shard == shard; });
+  if (found == open_.end()) return;
+  ::close(found->descriptor);
+  open_.erase(found);
+}
+
+int ShardReader::open(std::uint32_t shard) {
+  for (const Open& open : open_) {
+    if (open.shard == shard) return open.descriptor;
+  }
+  if (open_.size() == kMostOpen) close(open_.front().shard);
+  const Path path = path_of(shard);
+  int descriptor = -1;
+  do descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  while (descriptor < 0 && errno == EINTR);
+  if (descriptor < 0) throw IoError::from_errno("open shard", path.native());
+  open_.push_back({shard, descriptor});
+  return descriptor;
 }
 
 void ShardReader::read(std::uint32_t shard, std::uint64_t offset, std::uint32_t size_bytes,
                        std::uint32_t crc32, Bytes& buffer) {
-  int& descriptor = descriptors_.at(shard);
-  const Path path = folder_ / shards_[shard];
-  if (descriptor < 0) {
-    do descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    while (descriptor < 0 && errno == EINTR);
-    if (descriptor < 0) throw IoError::from_errno("open shard", path.native());
-  }
+  const Path path = path_of(shard);
+  const int descriptor = open(shard);
   read_ahead(descriptor, shard, offset, offset + size_bytes);
   buffer.resize(size_bytes);
   std::size_t done = 0;

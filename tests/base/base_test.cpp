@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <cstring>
 #include <fstream>
 #include <set>
 
@@ -145,6 +146,18 @@ TEST(Error, of_libraries_are_told_in_one_line) {
   EXPECT_THAT(message_of(std::runtime_error("[enforce fail at alloc_cpu.cpp:121] data. "
                                             "DefaultCPUAllocator: not enough memory")),
               testing::StartsWith("out of memory; "));
+}
+
+TEST(Error, from_errno_blames_the_file_for_nothing_but_what_is_the_files) {
+  const auto is_of_storage = [](int code) {
+    errno = code;
+    return IoError::from_errno("read", "tile.png").is_of_storage();
+  };
+  for (const int code : {ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG, EACCES, EPERM})
+    EXPECT_FALSE(is_of_storage(code)) << std::strerror(code);
+  for (const int code : {EIO, ESTALE, ETIMEDOUT, ENXIO, EMFILE, ENFILE, ENOMEM, ENOTCONN, ESHUTDOWN,
+                         EHOSTDOWN, EHOSTUNREACH, EKEYEXPIRED, EREMOTEIO})
+    EXPECT_TRUE(is_of_storage(code)) << std::strerror(code);
 }
 
 TEST_F(Folder, replace_file_keeps_the_old_content_when_writing_throws) {

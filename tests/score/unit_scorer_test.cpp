@@ -44,6 +44,17 @@ TEST(UnitScorer, many_threads_decode_what_one_does) {
   std::filesystem::remove_all(root);
 }
 
+TEST(TileFeed, what_is_no_fault_of_a_tiles_is_not_made_one) {
+  Catalog catalog;
+  catalog.tiles.resize(1);
+  TileFeed feed(catalog, 4);
+  feed.add(0, 2);  // one more than there are
+  TileFeed::Item item;
+  feed.next(item);
+  EXPECT_FALSE(item.refusal.reason.empty());
+  EXPECT_THROW(feed.next(item), std::out_of_range);
+}
+
 TEST(UnitScorer, a_bad_block_costs_a_tile_and_a_lost_disk_the_unit) {
   std::string name = "/tmp/quadrat-test-XXXXXX";
   const Path root = ::mkdtemp(name.data());

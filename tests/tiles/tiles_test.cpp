@@ -20,6 +20,7 @@
 #include "quadrat/tiles/augment.h"
 #include "quadrat/tiles/catalog.h"
 #include "quadrat/tiles/reader.h"
+#include "quadrat/tiles/shard.h"
 #include "quadrat/tiles/shard_plan.h"
 #include "quadrat/tiles/shard_writer.h"
 #include "quadrat/tiles/tile_store.h"
@@ -283,6 +284,32 @@ TEST_F(Tiles, a_shard_has_its_name_once_it_is_whole) {
   writer.close();
   EXPECT_TRUE(is_there(path));
   EXPECT_FALSE(is_there(temporary_beside(path)));
+}
+
+TEST_F(Tiles, of_many_shards_few_are_open) {
+  const auto count = static_cast<std::uint32_t>(3 * ShardReader::kMostOpen);
+  std::vector<std::string> shards;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    shards.push_back(std::to_string(i) + ".tar");
+    write_file(root_ / shards.back(), shards.back());
+  }
+  const auto open_files = [] {
+    const std::filesystem::directory_iterator files("/proc/self/fd");
+    return std::distance(begin(files), end(files));
+  };
+  const auto before = open_files();
+  ShardReader reader(root_, shards);
+  Bytes buffer;
+  // Back to one that is open, and to one that is closed by then.
+  for (const std::uint32_t first : {0U, count - 1, 0U}) {
+    for (std::uint32_t i = first; i < count; ++i) {
+      const auto bytes = std::as_bytes(std::span(shards[i]));
+      reader.read(i, 0, static_cast<std::uint32_t>(bytes.size()),
+                  libdeflate_crc32(0, bytes.data(), bytes.size()), buffer);
+      EXPECT_EQ(buffer, Bytes(bytes.begin(), bytes.end()));
+    }
+    EXPECT_EQ(open_files(), before + static_cast<std::ptrdiff_t>(ShardReader::kMostOpen));
+  }
 }
 
 std::vector<std::int32_t> labels(int per_class, int classes) {

@@ -66,7 +66,8 @@ struct IoError : Error {
   /// The finding is errno's own text, read on entry; full disks and quotas get their remedy.
   static IoError from_errno(std::string_view action, std::string_view object);
 
-  /// Whether a disk or a file server failed, which may pass, and not the file.
+  /// Whether it is nothing about the file: a disk or a file server failed, a ticket expired, there
+  /// were too many open files. Other files fare alike, and it may pass.
   bool is_of_storage() const { return of_storage_; }
 
  private:

@@ -2,7 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -41,11 +41,14 @@ bool has_shard_index(const Path& folder);
 /// than its index says
 ShardSet read_shard_index(const Path& folder);
 
-/// Reads tiles out of shards by pread; files open on first use and stay open. Where tiles are asked
-/// for in the order that they lie in, what follows is fetched meanwhile: a file server's latency is
-/// then no longer paid for each tile. Not thread-safe.
+/// Reads tiles out of shards by pread; the kMostOpen shards opened last stay open. Where tiles are
+/// asked for in the order that they lie in, what follows is fetched meanwhile: a file server's
+/// latency is then no longer paid for each tile. Not thread-safe.
 class ShardReader {
  public:
+  /// Few, since each of a rank's decoding threads has a reader, and a process often may open 1024.
+  static constexpr std::size_t kMostOpen = 16;
+
   ShardReader(Path folder, std::vector<std::string> shards);
   ~ShardReader();
   ShardReader(const ShardReader&) = delete;
@@ -59,11 +62,18 @@ class ShardReader {
   void close(std::uint32_t shard);
 
  private:
+  struct Open {
+    std::uint32_t shard;
+    int descriptor;
+  };
+
+  Path path_of(std::uint32_t shard) const { return folder_ / shards_.at(shard); }
+  int open(std::uint32_t shard);
   void read_ahead(int descriptor, std::uint32_t shard, std::uint64_t begin, std::uint64_t end);
 
   Path folder_;
   std::vector<std::string> shards_;
-  std::vector<int> descriptors_;
+  std::deque<Open> open_;  ///< the oldest first
   std::uint32_t last_shard_ = 0;
   std::uint64_t last_end_ = 0;  ///< of the tile read last
   std::uint64_t ahead_ = 0;     ///< up to where that shard has been asked for
