@@ -21,11 +21,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-bool is_png(const Path& path) {
-  const std::string extension = path.extension().string();
-  return extension == ".png" || extension == ".PNG";
-}
-
 bool is_hidden(const Path& path) { return path.filename().string().starts_with('.'); }
 
 /// There while quadrat-cut has not got to its end: OUTPUT/[SET/][CLASS/]NAME.png lie beside or
@@ -84,7 +79,14 @@ Entries list_root(const Path& root) {
 void add_pngs(Catalog& catalog, const std::vector<std::string>& files, const std::string& prefix,
               std::int32_t label) {
   for (const std::string& file : files) {
-    if (!is_png(file)) continue;
+    const std::string extension = Path(file).extension().native();
+    if (extension == ".PNG") {
+      // In a shard the name would end in .png, which another tile's may.
+      throw InputError("list tiles in", catalog.root.native(),
+                       fmt::format("the name of '{}' ends in .PNG", printable(prefix + file)),
+                       "rename such files to end in .png");
+    }
+    if (extension != ".png") continue;
     Tile tile;
     tile.name = prefix + file;
     tile.label = label;

@@ -111,6 +111,13 @@ TEST_F(Tiles, what_is_not_all_cut_is_refused) {
   }
 }
 
+TEST_F(Tiles, a_name_that_a_shard_would_give_two_tiles_is_refused) {
+  put("a/1.png");
+  put("a/1.PNG");
+  EXPECT_THAT(error([&] { list_labelled_tiles(root_); }), HasSubstr("'a/1.PNG' ends in .PNG"));
+  EXPECT_THAT(error([&] { list_tiles(root_); }), HasSubstr("'a/1.PNG' ends in .PNG"));
+}
+
 TEST_F(Tiles, a_set_to_score_may_be_flat_or_in_class_folders) {
   put("x_1.png");
   put("x_0.png");
