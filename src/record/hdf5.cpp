@@ -72,8 +72,8 @@ Type text_type(std::size_t size_bytes, bool ascii) {
   return type;
 }
 
-/// Little-endian in the file whatever machine wrote it.
-Type file_type(const Column& column) {
+/// In the file and in memory: both are little-endian, on the one processor there is.
+Type type_of(const Column& column) {
   switch (column.type) {
     case ColumnType::kText:
       return text_type(column.size_bytes, false);
@@ -87,24 +87,6 @@ Type file_type(const Column& column) {
       return {H5Tcopy(H5T_IEEE_F32LE), "copy a type"};
     case ColumnType::kF64:
       return {H5Tcopy(H5T_IEEE_F64LE), "copy a type"};
-  }
-  return {};
-}
-
-Type memory_type(const Column& column) {
-  switch (column.type) {
-    case ColumnType::kText:
-      return text_type(column.size_bytes, false);
-    case ColumnType::kU16:
-      return {H5Tcopy(H5T_NATIVE_UINT16), "copy a type"};
-    case ColumnType::kU32:
-      return {H5Tcopy(H5T_NATIVE_UINT32), "copy a type"};
-    case ColumnType::kI64:
-      return {H5Tcopy(H5T_NATIVE_INT64), "copy a type"};
-    case ColumnType::kF32:
-      return {H5Tcopy(H5T_NATIVE_FLOAT), "copy a type"};
-    case ColumnType::kF64:
-      return {H5Tcopy(H5T_NATIVE_DOUBLE), "copy a type"};
   }
   return {};
 }
@@ -349,7 +331,7 @@ FileInMemory::FileInMemory() {
       File(H5Fcreate("record.h5", H5F_ACC_TRUNC, H5P_DEFAULT, access), "create a file in memory");
 }
 
-Bytes FileInMemory::image() {
+std::span<const std::byte> FileInMemory::image() {
   check(H5Fflush(file_, H5F_SCOPE_GLOBAL), "finish the file");
   const ssize_t size_bytes = H5Fget_file_image(file_, nullptr, 0);
   if (size_bytes < 0) fail("get the file's size");
@@ -358,7 +340,7 @@ Bytes FileInMemory::image() {
   void* memory = nullptr;
   check(H5Fget_vfd_handle(file_, H5P_DEFAULT, &memory), "get the file");
   const auto* first = *static_cast<const std::byte* const*>(memory);
-  return {first, first + size_bytes};
+  return {first, static_cast<std::size_t>(size_bytes)};
 }
 
 FileOnDisk::FileOnDisk(const Path& path) {
@@ -489,20 +471,18 @@ void write_table(hid_t parent, const char* name, const Layout& layout, std::uint
                  std::string_view description,
                  const std::function<void(std::uint64_t, std::byte*)>& fill) {
   const std::string action = fmt::format("write table '{}'", name);
-  const Type in_file(H5Tcreate(H5T_COMPOUND, layout.row_bytes()), action);
-  const Type in_memory(H5Tcreate(H5T_COMPOUND, layout.row_bytes()), action);
+  const Type type(H5Tcreate(H5T_COMPOUND, layout.row_bytes()), action);
   std::size_t offset = 0;
   for (const Column& column : layout.columns()) {
-    check(H5Tinsert(in_file, column.name.c_str(), offset, file_type(column)), action);
-    check(H5Tinsert(in_memory, column.name.c_str(), offset, memory_type(column)), action);
+    check(H5Tinsert(type, column.name.c_str(), offset, type_of(column)), action);
     offset += column.size_bytes;
   }
   const hsize_t size = rows;
   const hsize_t unlimited = H5S_UNLIMITED;
   const Space space(H5Screate_simple(1, &size, &unlimited), action);
   const Properties properties = table_properties(rows, layout.row_bytes());
-  const Dataset dataset(
-      H5Dcreate2(parent, name, in_file, space, H5P_DEFAULT, properties, H5P_DEFAULT), action);
+  const Dataset dataset(H5Dcreate2(parent, name, type, space, H5P_DEFAULT, properties, H5P_DEFAULT),
+                        action);
   const std::uint64_t block = std::max<std::uint64_t>(kBlockBytes / layout.row_bytes(), 1);
   std::vector<std::byte> buffer;
   for (std::uint64_t first = 0; first < rows; first += block) {
@@ -512,7 +492,7 @@ void write_table(hid_t parent, const char* name, const Layout& layout, std::uint
     for (hsize_t i = 0; i < count; ++i) fill(first + i, buffer.data() + i * layout.row_bytes());
     check(H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, nullptr, &count, nullptr), action);
     const Space block_space(H5Screate_simple(1, &count, nullptr), action);
-    check(H5Dwrite(dataset, in_memory, block_space, space, H5P_DEFAULT, buffer.data()), action);
+    check(H5Dwrite(dataset, type, block_space, space, H5P_DEFAULT, buffer.data()), action);
   }
   write_attribute(dataset, "description", description);
   for (const Column& column : layout.columns()) {
@@ -564,7 +544,7 @@ void read_table(const FileOnDisk& file, const std::string& path, std::vector<Col
           action);
       check(H5Tinsert(in_memory, name, offset, member), action);
     } else {
-      check(H5Tinsert(in_memory, name, offset, memory_type(column)), action);
+      check(H5Tinsert(in_memory, name, offset, type_of(column)), action);
     }
     offset += column.size_bytes;
   }

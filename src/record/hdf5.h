@@ -85,7 +85,8 @@ class FileInMemory {
  public:
   FileInMemory();
   hid_t id() const { return file_; }
-  Bytes image();
+  /// Its bytes, for as long as this lives and nothing more is written.
+  std::span<const std::byte> image();
 
  private:
   File file_;

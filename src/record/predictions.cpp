@@ -123,15 +123,13 @@ Predictions read_predictions(const hdf5::FileOnDisk& file, const std::string& pa
 
 void write_record(const char* action, const Path& path, const std::function<void(hid_t)>& fill) {
   const hdf5::QuietErrors quiet;
-  Bytes image;
   try {
     hdf5::FileInMemory file;
     fill(file.id());
-    image = file.image();
+    write_file(path, file.image());
   } catch (const hdf5::Failure& failure) {
     throw IoError(action, path.native(), failure.what());
   }
-  write_file(path, image);
 }
 
 void check_schema(hid_t file, const std::string& schema, std::int64_t version) {

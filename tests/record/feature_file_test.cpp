@@ -2,11 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <fstream>
 #include <numeric>
+#include <string>
+#include <vector>
 
 #include "made_records.h"
 #include "quadrat/base/error.h"
 #include "quadrat/record/run_record.h"
+#include "quadrat/record/score_record.h"
 #include "test_folder.h"
 
 namespace quadrat {
@@ -58,6 +63,32 @@ TEST_F(FeatureFileTest, a_file_cut_short_anywhere_is_refused_or_whole) {
     EXPECT_THROW(read_feature_rows(path_, "train", 4, 0, 3), Error) << size;
   }
 }
+
+#ifndef __SANITIZE_ADDRESS__  // whose allocator keeps what is freed
+
+/// The process's memory in kB, or since when it was set back its most. @param field of proc(5)
+std::uint64_t memory_kb(const std::string& field) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(field + ":")) return std::stoull(line.substr(field.size() + 1));
+  }
+  return 0;
+}
+
+TEST_F(FeatureFileTest, features_are_in_memory_twice_while_they_are_written) {
+  constexpr std::size_t kWidth = 1024;
+  const std::vector<float> features(16384 * kWidth, 0.5F);
+  ScoreRecord record;
+  record.predictions.tiles.resize(features.size() / kWidth, "tile.png");
+  std::ofstream("/proc/self/clear_refs") << 5;  // VmHWM becomes VmRSS
+  const std::uint64_t before_kb = memory_kb("VmRSS");
+  write_score_features(folder_ / "scored.h5", record, features, kWidth);
+  const std::uint64_t once_kb = features.size() * sizeof(float) / 1024;
+  EXPECT_GT(memory_kb("VmHWM"), before_kb + once_kb / 2) << "the peak was not seen";
+  EXPECT_LT(memory_kb("VmHWM"), before_kb + once_kb * 3 / 2);
+}
+
+#endif
 
 }  // namespace
 }  // namespace quadrat
