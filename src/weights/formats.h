@@ -31,8 +31,8 @@ WeightsFile parse_torch_zip(std::span<const std::byte> file);
 bool is_torch_legacy(std::span<const std::byte> file);
 WeightsFile parse_torch_legacy(std::span<const std::byte> file);
 
-/// product(shape) * bytes_per_element. @throws Fault where a side is negative or the product
-/// exceeds `limit`
+/// product(shape) * bytes_per_element. @throws Fault where a side is negative, or the product
+/// exceeds `limit`, or INT64_MAX even without its sides of zero
 std::uint64_t byte_count(std::string_view name, std::span<const std::int64_t> shape, DType dtype,
                          std::uint64_t limit);
 

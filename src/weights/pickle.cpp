@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -81,6 +82,12 @@ std::string opcode_name(std::uint8_t opcode) {
 }
 
 }  // namespace
+
+std::string_view storage_class(DType dtype) {
+  return std::find_if(kStorageClasses.begin(), kStorageClasses.end(),
+                      [&](const StorageClass& storage) { return storage.dtype == dtype; })
+      ->name;
+}
 
 std::span<const std::byte> Unpickler::take(std::uint64_t bytes) {
   if (bytes > bytes_.size() - at_) throw Fault{"its pickle is cut short"};

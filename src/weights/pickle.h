@@ -11,6 +11,9 @@
 
 namespace quadrat::weights {
 
+/// PyTorch's name of a storage of that type: "FloatStorage".
+std::string_view storage_class(DType dtype);
+
 /// A storage a pickle speaks of: the bytes lie elsewhere in the file, under `key`.
 struct StorageRef {
   DType dtype = DType::kF32;

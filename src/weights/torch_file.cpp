@@ -259,32 +259,6 @@ WeightsFile parse_torch_legacy(std::span<const std::byte> file) {
 
 namespace {
 
-std::string_view storage_class(DType dtype) {
-  switch (dtype) {
-    case DType::kF64:
-      return "DoubleStorage";
-    case DType::kF32:
-      return "FloatStorage";
-    case DType::kF16:
-      return "HalfStorage";
-    case DType::kBF16:
-      return "BFloat16Storage";
-    case DType::kI64:
-      return "LongStorage";
-    case DType::kI32:
-      return "IntStorage";
-    case DType::kI16:
-      return "ShortStorage";
-    case DType::kI8:
-      return "CharStorage";
-    case DType::kU8:
-      return "ByteStorage";
-    case DType::kBool:
-      return "BoolStorage";
-  }
-  return "";
-}
-
 /// Writes the pickle of a state dict, protocol 2, as torch.save would without its memo.
 class Pickler {
  public:

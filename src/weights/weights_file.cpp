@@ -81,17 +81,17 @@ std::uint64_t byte_count(std::string_view name, std::span<const std::int64_t> sh
       throw Fault{fmt::format("tensor '{}' has a side of {}", printable(name), side)};
     }
     if (side == 0) empty = true;
-    // A tensor with a side of zero has no bytes, however long the others are.
+    // A tensor with a side of zero has no bytes, but what else is computed of its shape must not
+    // overflow.
     if (side > 0 && __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(side), &bytes)) {
       bytes = UINT64_MAX;
     }
   }
-  if (empty) return 0;
-  if (bytes > limit) {
+  if (bytes > INT64_MAX || (!empty && bytes > limit)) {
     throw Fault{
         fmt::format("tensor '{}' would take more bytes than the file can hold", printable(name))};
   }
-  return bytes;
+  return empty ? 0 : bytes;
 }
 
 namespace {

@@ -24,8 +24,14 @@ int main(int argc, char** argv) {
   weights.metadata = {{"architecture", "resnet18"}, {"classes", "[\"a\", \"b\"]"}};
   write_safetensors(folder / "state.safetensors", weights);
 
-  // torch.save's older format, by hand: {"w": two floats at offset 1 of three}, protocol 2.
+  // A tensor without bytes whose other sides overflow.
   using namespace std::string_literals;
+  const std::string header =
+      R"({"w":{"dtype":"F32","shape":[9223372036854775807,3,0],"data_offsets":[0,0]}})";
+  write_file(folder / "empty.safetensors",
+             static_cast<char>(header.size()) + "\0\0\0\0\0\0\0"s + header);
+
+  // torch.save's older format, by hand: {"w": two floats at offset 1 of three}, protocol 2.
   write_file(
       folder / "older.pth",
       "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}q\x00."s

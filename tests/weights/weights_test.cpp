@@ -138,6 +138,11 @@ TEST(Safetensors, refuses_what_the_format_forbids) {
   EXPECT_THAT(
       refusal(entry(R"("dtype":"F32","shape":[4294967296,1073741824],"data_offsets":[0,0])", 0)),
       HasSubstr("more bytes than"));
+  EXPECT_EQ(refusal(entry(R"("dtype":"F32","shape":[5,3,0],"data_offsets":[0,0])", 0)), "accepted");
+  // No bytes at all, and more elements on the way there than 63 bits count.
+  EXPECT_THAT(
+      refusal(entry(R"("dtype":"U8","shape":[9223372036854775807,3,0],"data_offsets":[0,0])", 0)),
+      HasSubstr("more bytes than"));
   const std::string good = R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
   EXPECT_THAT(refusal(safetensors("{\"a\":" + good + ",\"a\":" + good + "}", "abcd")),
               HasSubstr("comes twice"));
