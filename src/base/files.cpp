@@ -111,8 +111,7 @@ void put_in_place(const Path& temporary, const Path& path) {
     ::unlink(temporary.c_str());
     throw;
   }
-  File folder(folder_of(path), O_RDONLY | O_DIRECTORY, "flush");
-  folder.sync();
+  flush_folder(folder_of(path));
 }
 
 void replace_file(const Path& path, const std::function<void(const Path&)>& write) {
@@ -125,6 +124,8 @@ void replace_file(const Path& path, const std::function<void(const Path&)>& writ
   }
   put_in_place(temporary, path);
 }
+
+void flush_folder(const Path& folder) { File(folder, O_RDONLY | O_DIRECTORY, "flush").sync(); }
 
 void write_file(const Path& path, const std::vector<std::span<const std::byte>>& pieces) {
   replace_file(path, [&](const Path& temporary) {

@@ -139,6 +139,7 @@ void JournalWriter::create() {
   put(header, static_cast<std::uint32_t>(ranks_));
   put(header, checksum(header));
   write(header);
+  flush_folder(folder_);
 }
 
 void JournalWriter::write(const Bytes& bytes) {
@@ -182,14 +183,13 @@ void JournalWriter::close() {
     throw IoError::from_errno("write", path_.native());
 }
 
-JournalSummary read_journals(const Path& folder, std::uint64_t fingerprint, std::uint32_t classes,
-                             const std::function<void(UnitResult&&)>& found) {
-  JournalSummary summary;
+double read_journals(const Path& folder, std::uint64_t fingerprint, std::uint32_t classes,
+                     const std::function<void(UnitResult&&)>& found) {
+  double seconds = 0;
   std::unordered_set<std::uint64_t> seen;
   for (const Path& path : list_journals(folder)) {
     const Bytes bytes = read_file(path, std::uint64_t{1} << 40);
     Cursor cursor(bytes);
-    ++summary.journals;
 
     std::uint64_t its_fingerprint = 0;
     std::uint32_t its_classes = 0;
@@ -215,13 +215,11 @@ JournalSummary read_journals(const Path& folder, std::uint64_t fingerprint, std:
       auto result = parse_unit(*payload, classes);
       if (!result) break;
       rank_seconds += result->seconds;
-      if (!seen.insert(result->unit).second) continue;
-      ++summary.units;
-      found(std::move(*result));
+      if (seen.insert(result->unit).second) found(std::move(*result));
     }
-    summary.seconds += rank_seconds / std::max<std::uint32_t>(1, its_ranks);
+    seconds += rank_seconds / std::max<std::uint32_t>(1, its_ranks);
   }
-  return summary;
+  return seconds;
 }
 
 void remove_journals(const Path& folder) {

@@ -219,14 +219,13 @@ void Job::find_what_is_done() {
   remove_stale_temporaries(folder_);
   if (options_.resume == "never") remove_journals(folder_);
   std::vector<char> is_done(start_.units.count());
-  const JournalSummary found =
+  seconds_ =
       read_journals(folder_, start_.fingerprint, static_cast<std::uint32_t>(card_.classes.size()),
                     [&](UnitResult&& unit) {
                       if (unit.unit >= is_done.size()) return;
                       is_done[unit.unit] = 1;
                       earlier_tiles_ += start_.units.size(unit.unit);
                     });
-  seconds_ = found.seconds;
   for (std::size_t unit = 0; unit < is_done.size(); ++unit) {
     if (is_done[unit] == 0) start_.todo.push_back(unit);
   }

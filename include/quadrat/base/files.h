@@ -43,6 +43,10 @@ void write_file(const Path& path, std::string_view content);
 void write_file(const Path& path, std::span<const std::byte> content);
 void write_file(const Path& path, const std::vector<std::span<const std::byte>>& pieces);
 
+/// The names in a folder go to its disk: that of a file is not there with the file's own fsync.
+/// @throws IoError
+void flush_folder(const Path& folder);
+
 /// Of the machine this runs on, at most HOST_NAME_MAX characters; "host" where it has none.
 std::string host_name();
 

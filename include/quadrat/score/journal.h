@@ -65,18 +65,12 @@ class JournalWriter {
   int descriptor_ = -1;
 };
 
-/// What a folder's journals hold together.
-struct JournalSummary {
-  std::size_t journals = 0;
-  std::size_t units = 0;
-  double seconds = 0;  ///< wall time that the units took, ranks running side by side
-};
-
 /// Calls `found` for each whole unit of each journal in `folder`; a unit that two journals hold
 /// comes once.
+/// @return wall time in seconds that the units took, ranks running side by side
 /// @throws InputError where a journal is of other settings; IoError
-JournalSummary read_journals(const Path& folder, std::uint64_t fingerprint, std::uint32_t classes,
-                             const std::function<void(UnitResult&&)>& found);
+double read_journals(const Path& folder, std::uint64_t fingerprint, std::uint32_t classes,
+                     const std::function<void(UnitResult&&)>& found);
 
 /// Removes all journals in `folder`. @throws IoError
 void remove_journals(const Path& folder);
