@@ -4,32 +4,26 @@
 #include <chrono>
 #include <exception>
 #include <span>
-#include <tuple>
 #include <utility>
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/parallel.h"
 #include "quadrat/image/png.h"
+#include "quadrat/tiles/augment_arithmetic.h"
 #include "quick_look.h"
 
 namespace quadrat::score {
 
 namespace {
 
-constexpr unsigned kViews = 8;
+constexpr std::uint32_t kViews = 8;
 
-/// A square tile flipped left to right (bit 2 of `view`) and then turned by `view` % 4 quarters.
-/// @param from, to [side, side, 3]
-void show(unsigned view, std::size_t side, const std::uint8_t* from, std::uint8_t* to) {
-  const auto last = side - 1;
-  for (std::size_t y = 0; y < side; ++y) {
-    for (std::size_t x = 0; x < side; ++x) {
-      std::size_t row = y, column = x;
-      for (unsigned turn = 0; turn < view % 4; ++turn)
-        std::tie(row, column) = std::pair(column, last - row);
-      if (view >= 4) column = last - column;
-      std::copy_n(from + (row * side + column) * 3, 3, to + (y * side + x) * 3);
-    }
+/// One of the symmetries of a square tile. @param from, to [side, side, 3]
+void show(std::uint32_t symmetry, std::int64_t side, const std::uint8_t* from, std::uint8_t* to) {
+  const augment::Walk walk = augment::walk_of(symmetry, side);
+  for (std::int64_t y = 0; y < side; ++y) {
+    for (std::int64_t x = 0; x < side; ++x, to += 3)
+      std::copy_n(from + 3 * (walk.start + x * walk.column_step + y * walk.row_step), 3, to);
   }
 }
 
@@ -75,7 +69,7 @@ std::vector<float> UnitScorer::infer(std::span<const std::uint8_t> tiles,
   if (!extras_.all_views) return rows;
   std::vector<double> sums(rows.begin(), rows.end());
   const auto bytes = static_cast<std::size_t>(plan_.bytes_per_tile());
-  for (unsigned view = 1; view < kViews; ++view) {
+  for (std::uint32_t view = 1; view < kViews; ++view) {
     for (std::size_t at = 0; at < tiles.size(); at += bytes) {
       show(view, plan_.card().tile_px, tiles.data() + at, view_.data() + at);
     }
