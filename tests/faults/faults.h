@@ -14,10 +14,10 @@ namespace quadrat::faults {
 /// What faultfs does to the operations that pass through it, read from a control file of lines:
 ///
 ///     latency_ms X           every operation takes so much longer
-///     fail OP ERRNO [TEXT]   OP (open, read, write, fsync, flush, rename, ...) fails on paths that
-///     contain TEXT room_bytes N           what may still be written from now on, then ENOSPC
-///     short_reads            a read gives at most half of what is there; for files opened from now
-///     on no_locks               fcntl locks fail with ENOLCK
+///     fail OP ERRNO [TEXT]   OP (open, read, fsync, ...) fails on paths that contain TEXT
+///     room_bytes N           what may still be written from now on, then ENOSPC
+///     short_reads            a read gives at most half; of files opened from now on
+///     no_locks               fcntl locks fail with ENOLCK
 ///
 /// Lines that are gone stop at once; an empty file is a plain pass-through. Thread-safe.
 class Faults {

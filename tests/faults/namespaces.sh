@@ -84,7 +84,7 @@ done
 wait "$job" || fail "scoring on four hosts"
 grep -q 'scored, 0 rejected' out || fail "no result"
 same_score plain four
-h5dump -a /environment/hosts plain/scores/four/scores.h5 | grep -q 'q1 q2 q3 q4' || fail "these were not four hosts"
+h5dump -a /environment/host_names plain/scores/four/scores.h5 | grep -q 'q1 q2 q3 q4' || fail "these were not four hosts"
 
 # Both at once, on the same processors: whatever else the machine does meets both alike, and a rank that waits for the
 # network leaves its processor to the other job's. Compared is what both did while both were at work, by their journals,
