@@ -17,6 +17,20 @@ namespace quadrat::score {
 /// next. In there what 16 neighbouring outputs look at lies at a fixed distance, whatever the
 /// kernel, the stride and the width; outputs that fall between rows are computed and left out. Of
 /// maps of 3 channels, a plane's pixel holds all that its output looks at in one or more rows.
+///
+/// A map of 4 x 4 under a kernel of 3 x 3 of stride 2, with a padding of 1 (dots are zeros):
+///
+///     map        planes of phase                               outputs
+///                (0, 0)      (0, 1)      (1, 0)      (1, 1)
+///     a b c d    . . .       . . .       . b d       a c .       0 1 -
+///     e f g h    . f h       e g .       . j l       i k .       2 3 -
+///     i j k l    . n p       m o .       . . .       . . .
+///     m n o p
+///
+/// What tap (y, x) of the kernel is multiplied with is in the plane of phase (y % 2, x % 2), from
+/// row y / 2 and column x / 2 on: of tap (2, 1), e for output 0, g for 1, a dot for the one that is
+/// left out, m for 2, o for 3.
+///
 /// Finishing sums (bias, addition, ReLU, rounding) takes about as long as multiplying, in other
 /// parts of the processor: the two are interleaved.
 ///
