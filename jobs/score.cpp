@@ -63,11 +63,14 @@ int report(const ScoreSummary& summary, bool is_root) {
   const bool is_interrupted = summary.outcome == ScoreSummary::Outcome::kInterrupted;
   if (is_root) {
     if (summary.error >= 0) std::cout << fmt::format("error {:.2f} %\n", 100 * summary.error);
-    std::cout << fmt::format("{}: {} tiles scored, {} rejected, {}, {:.1f} tiles/s, {}\n",
-                             summary.folder.native(), summary.tiles, summary.rejected,
-                             quadrat::format_duration(summary.seconds), summary.tiles_per_s,
-                             summary.precision)
-              << std::flush;
+    // No precision was chosen yet where it was interrupted before.
+    if (!summary.precision.empty()) {
+      std::cout << fmt::format("{}: {} tiles scored, {} rejected, {}, {:.1f} tiles/s, {}\n",
+                               summary.folder.native(), summary.tiles, summary.rejected,
+                               quadrat::format_duration(summary.seconds), summary.tiles_per_s,
+                               summary.precision)
+                << std::flush;
+    }
     if (summary.outcome == ScoreSummary::Outcome::kAlreadyComplete) {
       quadrat::log::line("'{}' is complete; there is nothing to do", summary.folder.native());
     }

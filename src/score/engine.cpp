@@ -29,24 +29,24 @@ class Questions {
         ranks_(ranks),
         folder_(model.path.parent_path()) {}
 
-  Engine answer() {
+  std::optional<Engine> answer() {
     mpi::together(ranks_, [&] {
       if (ranks_.is_root()) trial_ = read_trial(folder_, model_.crc32, cpu_.name());
     });
-    measure_precisions();
+    if (!measure_precisions()) return std::nullopt;
     mpi::together(ranks_, [&] {
       if (ranks_.is_root()) choose_precision();
     });
-    measure_cascade();
+    if (!measure_cascade()) return std::nullopt;
     return engine_;
   }
 
  private:
-  void find_tiles();  // rank 0
-  void measure_precisions();
-  void choose_precision();  // rank 0
-  void measure_cascade();
-  void keep();  // rank 0
+  void find_tiles();          // rank 0
+  bool measure_precisions();  // false where a rank was asked to stop
+  void choose_precision();    // rank 0
+  bool measure_cascade();     // likewise
+  void keep();                // rank 0
   bool any(bool mine) const { return ranks_.sum(static_cast<std::int64_t>(mine ? 1 : 0)) > 0; }
 
   const EngineWish& wish_;
@@ -70,10 +70,10 @@ void Questions::keep() {
   trial_.model_crc32 = model_.crc32;
   trial_.cpu = cpu_.name();
   // Ranges of the tiles to score are this run's own.
-  if (tiles_.calibration.root != to_score_.root) write_trial(folder_, trial_);
+  if (tiles_.has_training_tiles) write_trial(folder_, trial_);
 }
 
-void Questions::measure_precisions() {
+bool Questions::measure_precisions() {
   bool calibrates = false;
   bool measures = false;
   mpi::together(ranks_, [&] {
@@ -85,7 +85,7 @@ void Questions::measure_precisions() {
     find_tiles();
     calibrates = wish_.precision.has_value();
     measures = !calibrates && !tiles_.validation.tiles.empty();
-    if (calibrates && tiles_.calibration.root == to_score_.root) {
+    if (calibrates && !tiles_.has_training_tiles) {
       log::warn(
           "the tiles the model was trained on are not there: int8 is calibrated on the tiles to "
           "score");
@@ -96,13 +96,22 @@ void Questions::measure_precisions() {
     }
   });
   measures = any(measures);
-  if (!measures && !any(calibrates)) return;
+  if (!measures && !any(calibrates)) return true;
   std::vector<Precision> candidates;
   if (measures && cpu_.has_bf16) candidates.push_back(Precision::kBf16);
   if (measures && cpu_.has_int8) candidates.push_back(Precision::kInt8);
   tiles_.broadcast(ranks_);
-  trial_ = try_precisions(model_, tiles_, candidates, ranks_);
+  auto found = try_precisions(model_, tiles_, candidates, ranks_);
+  if (!found) return false;
+  trial_.calibration = std::move(found->calibration);
+  trial_.calibrated_on = std::move(found->calibrated_on);
+  if (measures) {
+    trial_.tiles = found->tiles;
+    trial_.validated_on = std::move(found->validated_on);
+    trial_.outcomes = std::move(found->outcomes);
+  }
   if (ranks_.is_root()) keep();
+  return true;
 }
 
 void Questions::choose_precision() {
@@ -132,7 +141,7 @@ void Questions::choose_precision() {
   }
 }
 
-void Questions::measure_cascade() {
+bool Questions::measure_cascade() {
   bool measures = false;
   mpi::together(ranks_, [&] {
     if (!ranks_.is_root() || !wish_.cascade || wish_.look) return;
@@ -156,24 +165,28 @@ void Questions::measure_cascade() {
         parse_precision(ranks_.broadcast(std::string(to_string(engine_.precision))));
     const Calibration calibration = deserialize_calibration(
         ranks_.broadcast(ranks_.is_root() ? serialize(engine_.calibration) : Bytes()));
-    trial_.cascade =
+    const auto found =
         try_cascade(model_, tiles_.validation, precision, calibration, wish_.most_cost, ranks_);
+    if (!found) return false;
+    trial_.cascade = *found;
     if (ranks_.is_root()) keep();
   }
-  if (!ranks_.is_root() || !wish_.cascade) return;
+  if (!ranks_.is_root() || !wish_.cascade) return true;
   if (wish_.look) {
     std::tie(engine_.look, engine_.look_reason) = *wish_.look;
-    return;
+    return true;
   }
   engine_.look = trial_.cascade.look;
   engine_.look_reason = trial_.cascade.description();
   log::line("{}", engine_.look_reason);
+  return true;
 }
 
 }  // namespace
 
-Engine choose_engine(const EngineWish& wish, const ModelFile& model, const Catalog& to_score,
-                     const CpuAbilities& cpu, const mpi::Communicator& ranks) {
+std::optional<Engine> choose_engine(const EngineWish& wish, const ModelFile& model,
+                                    const Catalog& to_score, const CpuAbilities& cpu,
+                                    const mpi::Communicator& ranks) {
   return Questions(wish, model, to_score, cpu, ranks).answer();
 }
 

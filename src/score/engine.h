@@ -36,9 +36,11 @@ struct EngineWish {
 /// yet about the model, and keeps it beside it.
 /// @param to_score calibrated on where the training tiles are not to be found
 /// @param wish a precision in it is one that `cpu` has
+/// @return nothing, on all ranks, where one was asked to stop meanwhile
 /// @throws Error, shared, where a cascade is wished for and there are no validation tiles to
 ///   measure it on, or int8 and no tiles to calibrate on
-Engine choose_engine(const EngineWish& wish, const ModelFile& model, const Catalog& to_score,
-                     const CpuAbilities& cpu, const mpi::Communicator& ranks);
+std::optional<Engine> choose_engine(const EngineWish& wish, const ModelFile& model,
+                                    const Catalog& to_score, const CpuAbilities& cpu,
+                                    const mpi::Communicator& ranks);
 
 }  // namespace quadrat::score

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/signals.h"
 #include "quadrat/image/png.h"
 #include "quick_look.h"
 
@@ -54,7 +55,7 @@ Verdicts judge(Plan& plan, const Catalog& tiles, std::uint32_t tile_px,
   double seconds = 0;
   const auto step = static_cast<std::size_t>(ranks.size()) * batch;
   for (std::size_t first = static_cast<std::size_t>(ranks.rank()) * batch;
-       first < tiles.tiles.size(); first += step) {
+       first < tiles.tiles.size() && stop_signal() == 0; first += step) {
     std::vector<std::size_t> here;
     for (std::size_t i = first; i < std::min(first + batch, tiles.tiles.size()); ++i) {
       if (!loader.load(i, tile_pixels)) continue;

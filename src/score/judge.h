@@ -43,7 +43,8 @@ struct Verdicts {
 };
 
 /// Collective: the tiles are dealt over the ranks. Whole on rank 0.
-/// A plan of smaller tiles than `tile_px` is shown their middles.
+/// A plan of smaller tiles than `tile_px` is shown their middles. A rank that was asked to stop
+/// leaves out the rest of its tiles.
 Verdicts judge(Plan& plan, const Catalog& tiles, std::uint32_t tile_px,
                const mpi::Communicator& ranks);
 

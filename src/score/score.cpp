@@ -393,7 +393,12 @@ ScoreSummary Job::run() {
             ? wish_.precision_reason
             : "auto: GPUs compute bf16 in their tensor cores; costs in error unmeasured";
   } else {
-    start_.engine = choose_engine(wish_, model, start_.catalog, cpu_, ranks_);
+    auto engine = choose_engine(wish_, model, start_.catalog, cpu_, ranks_);
+    if (!engine) {
+      summary_.outcome = ScoreSummary::Outcome::kInterrupted;
+      return summary_;
+    }
+    start_.engine = std::move(*engine);
   }
   start_.amx = start_.amx && start_.engine.precision != Precision::kFp32;
   mpi::together(ranks_, [&] {

@@ -16,6 +16,7 @@
 #include "judge.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/random.h"
+#include "quadrat/base/signals.h"
 #include "quadrat/record/run_record.h"
 #include "quadrat/score/cpu_abilities.h"
 
@@ -175,7 +176,8 @@ TrialTiles TrialTiles::find(const Path& run_folder, const ModelCard& card,
   }
   TrialTiles tiles;
   tiles.calibration = find_tiles(config, "train");
-  if (tiles.calibration.tiles.empty()) tiles.calibration = otherwise;
+  tiles.has_training_tiles = !tiles.calibration.tiles.empty();
+  if (!tiles.has_training_tiles) tiles.calibration = otherwise;
   keep_some(tiles.calibration, kCalibrationTiles);
   tiles.validation = find_tiles(config, "validation");
   if (tiles.validation.classes != card.classes) tiles.validation = {};
@@ -190,18 +192,13 @@ void TrialTiles::broadcast(const mpi::Communicator& ranks) {
   }
 }
 
-Trial try_precisions(const ModelFile& model, const TrialTiles& tiles,
-                     std::vector<Precision> candidates, const mpi::Communicator& ranks) {
+std::optional<Trial> try_precisions(const ModelFile& model, const TrialTiles& tiles,
+                                    std::vector<Precision> candidates,
+                                    const mpi::Communicator& ranks) {
   Trial trial;
-  const auto measure = [&](Plan& plan) {
-    const Verdicts verdicts = judge(plan, tiles.validation, plan.card().tile_px, ranks);
-    trial.tiles = verdicts.seen();
-    trial.outcomes.push_back({plan.precision(), verdicts.wrong(), verdicts.tiles_per_s});
-  };
   {
     Plan plan = compile(model, Precision::kFp32, kAtOnce, 0, trial.calibration, ranks);
     trial.calibration = calibrate(plan, tiles.calibration, ranks);
-    if (!candidates.empty()) measure(plan);
   }
   if (trial.calibration.groups == 0 && candidates.empty()) {
     throw Error::shared(
@@ -215,16 +212,21 @@ Trial try_precisions(const ModelFile& model, const TrialTiles& tiles,
   trial.calibrated_on = fmt::format("{} tiles of {}", trial.calibration.groups * kAtOnce,
                                     tiles.calibration.root.native());
   trial.validated_on = tiles.validation.root.native();
+  if (!candidates.empty()) candidates.insert(candidates.begin(), Precision::kFp32);
   for (const Precision precision : candidates) {
+    if (ranks.max(stop_signal()) != 0) return std::nullopt;
     Plan plan = compile(model, precision, 0, 0, trial.calibration, ranks);
-    measure(plan);
+    const Verdicts verdicts = judge(plan, tiles.validation, plan.card().tile_px, ranks);
+    trial.tiles = verdicts.seen();
+    trial.outcomes.push_back({precision, verdicts.wrong(), verdicts.tiles_per_s});
   }
+  if (ranks.max(stop_signal()) != 0) return std::nullopt;
   return trial;
 }
 
-CascadeTrial try_cascade(const ModelFile& model, const Catalog& validation, Precision precision,
-                         const Calibration& calibration, double most_cost,
-                         const mpi::Communicator& ranks) {
+std::optional<CascadeTrial> try_cascade(const ModelFile& model, const Catalog& validation,
+                                        Precision precision, const Calibration& calibration,
+                                        double most_cost, const mpi::Communicator& ranks) {
   CascadeTrial trial;
   trial.precision = precision;
   trial.most_cost = most_cost;
@@ -242,6 +244,7 @@ CascadeTrial try_cascade(const ModelFile& model, const Catalog& validation, Prec
       static_cast<std::int64_t>(most_cost * static_cast<double>(trial.tiles));
   for (const std::uint32_t side_px : kLookSides_px) {
     if (side_px >= tile_px) break;
+    if (ranks.max(stop_signal()) != 0) return std::nullopt;
     Plan plan = compile(model, precision, 0, side_px, calibration, ranks);
     const Verdicts looks = judge(plan, validation, tile_px, ranks);
     std::vector<Compared> compared;
@@ -262,6 +265,7 @@ CascadeTrial try_cascade(const ModelFile& model, const Catalog& validation, Prec
                                              settlement.more_wrong);
     trial.tiles_per_s = tiles_per_s;
   }
+  if (ranks.max(stop_signal()) != 0) return std::nullopt;
   ::malloc_trim(0);
   return trial;
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -74,7 +75,8 @@ struct Trial {
 
 /// Tiles for a trial. Made on rank 0 and broadcast.
 struct TrialTiles {
-  Catalog calibration;  ///< seeded and bounded, in the order they are taken
+  Catalog calibration;              ///< seeded and bounded, in the order they are taken
+  bool has_training_tiles = false;  ///< on rank 0: calibration's are those of the model's training
   Catalog validation;  ///< likewise, labelled in the model's classes; empty where there are none to
                        ///< be found
 
@@ -88,17 +90,19 @@ struct TrialTiles {
 /// there are. The outcomes are whole on rank 0.
 /// @param candidates what to try beside fp32, int8 only where there are tiles to calibrate on; none
 /// to calibrate alone
+/// @return nothing where a rank was asked to stop meanwhile
 /// @throws Error, shared, where there are no candidates and no Plan::kTilesAtOnce tiles to
 /// calibrate on can be read
-Trial try_precisions(const ModelFile& model, const TrialTiles& tiles,
-                     std::vector<Precision> candidates, const mpi::Communicator& ranks);
+std::optional<Trial> try_precisions(const ModelFile& model, const TrialTiles& tiles,
+                                    std::vector<Precision> candidates,
+                                    const mpi::Communicator& ranks);
 
 /// Collective, likewise; whole on rank 0.
 /// @param validation not empty, labelled in the model's classes
 /// @param calibration for int8
-CascadeTrial try_cascade(const ModelFile& model, const Catalog& validation, Precision precision,
-                         const Calibration& calibration, double most_cost,
-                         const mpi::Communicator& ranks);
+std::optional<CascadeTrial> try_cascade(const ModelFile& model, const Catalog& validation,
+                                        Precision precision, const Calibration& calibration,
+                                        double most_cost, const mpi::Communicator& ranks);
 
 /// runs/NAME/score_trial.json, or an empty trial where there is none, or one of another model or
 /// CPU.

@@ -87,8 +87,10 @@ void write_trial(const Path& run_folder, const Trial& trial) {
                                 {"tiles_per_s", outcome.tiles_per_s}});
   }
   if (trial.cascade.tiles > 0) json["cascade"] = to_json(trial.cascade);
+  // A folder's name need not be UTF-8.
+  const std::string text = json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
   try {
-    write_file(run_folder / kFileName, json.dump(1) + "\n");
+    write_file(run_folder / kFileName, text + "\n");
   } catch (const IoError& error) {
     log::warn("what was found out about the model is not kept: {}", error.what());
   }

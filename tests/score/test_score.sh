@@ -96,7 +96,9 @@ expect 0 "calibrated on the tiles to score" score --tiles "$tiles" -o model --na
 h5dump -a /environment/calibrated_on scores/bytes/scores.h5 | grep -q '96 tiles' || fail "calibration is not recorded"
 
 # auto measures once what each precision costs on the validation tiles, and keeps it beside the model.
-"$bin/quadrat-finetune" --train "${tiles%validation}train" --validation "$tiles" -p resnet18 -r last_only --num_epochs 1 \
+# The folder's name is not UTF-8.
+ln -s "$tiles" $'validation\xe9'
+"$bin/quadrat-finetune" --train "${tiles%validation}train" --validation $'validation\xe9' -p resnet18 -r last_only --num_epochs 1 \
   --sample_frac 0.1 --pretrained_weights none -o trained >out 2>err || fail "training: $(cat err)"
 expect 0 "measuring once" on_ranks 2 --tiles "$tiles" -o trained --name first
 h5dump -a /environment/precision_reason scores/first/scores.h5 | grep -q 'within 0.3 points of fp32.s error on 120 tiles' ||
@@ -128,6 +130,34 @@ expect 2 "--cascade was used with --cascade_points 5" score --tiles "$tiles" -o 
 expect 2 "are not to be found" score --tiles "$tiles" -o model --name unmeasured_cascade --cascade
 expect 1 "any size" score --tiles "$tiles" -o other --name alexnet --cascade
 expect 1 "leave out one" score --tiles "$tiles" -o trained --cascade --test_time_augmentation
+
+# What was found out before stays known, and a model's own training tiles are as good as any.
+rm runs/trained/score_trial.json
+score --tiles "${tiles%validation}train" -o trained --name own --precision int8 --sample_frac 0.1 >out 2>err || fail "$(cat err)"
+grep -q "calibrated on the tiles to score" err && fail "training tiles are taken for others: $(cat err)"
+[ -s runs/trained/score_trial.json ] || fail "a calibration on training tiles that are also scored is not kept"
+expect 0 "measuring what a quick look costs" \
+  score --tiles "$tiles" -o trained --name cascade2 --precision fp32 --cascade --cascade_points 5
+expect 0 "measuring once" score --tiles "$tiles" -o trained --name third
+score --tiles "$tiles" -o trained --name cascade3 --precision fp32 --cascade --cascade_points 5 >out 2>err || fail "$(cat err)"
+grep -q "measuring" err && fail "the cascade was measured again after the precisions"
+
+# Asked to stop while precisions are tried.
+rm runs/trained/score_trial.json
+mpirun -n 2 "$bin/quadrat-score" --tiles "$tiles" -o trained --name early >out 2>early.err &
+launcher=$!
+for _ in $(seq 600); do
+  grep -q "measuring once" early.err && break
+  sleep 0.1
+done
+kill -USR1 "$launcher"
+wait "$launcher"
+status=$?
+[ "$status" -eq 75 ] || fail "SIGUSR1 while precisions are tried: exit $status, not 75: $(cat early.err)"
+grep -q "start the same command again" early.err || fail "no word of going on: $(cat early.err)"
+[ -e runs/trained/score_trial.json ] && fail "precisions were tried to their end"
+[ -e scores/early/scores.h5 ] && fail "the scoring was begun"
+expect 0 "measuring once" on_ranks 2 --tiles "$tiles" -o trained --name early
 
 # Other views and features are part of what a run is.
 score --tiles "$tiles" -o model --name views --sample_frac 0.1 --test_time_augmentation >out 2>err || fail "views: $(cat err)"
