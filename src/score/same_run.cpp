@@ -30,6 +30,15 @@ Path model_path_of(const ScoreOptions& options) {
   return options.runs / options.output_model_name / "model.safetensors";
 }
 
+std::string checksum_of_cut(const Path& tiles) {
+  for (const char* name : {"tiles.json", "manifest.csv"}) {
+    std::error_code error;
+    if (std::filesystem::is_regular_file(tiles / name, error))
+      return hex(checksum(read_file(tiles / name)));
+  }
+  return "";
+}
+
 std::uint64_t fingerprint_of(const ScoreOptions& options, const Start& start) {
   const Engine& engine = start.engine;
   const Bytes ranges =
@@ -64,6 +73,7 @@ Settings environment_of(const ScoreOptions& options, const Start& start,
           {"units", start.units.count()},
           {"model_crc32", hex(start.model_crc32)},
           {"tiles_crc32", hex(start.catalog_crc32)},
+          {"cut_crc32", start.cut_crc32},
           {"libtorch", TORCH_VERSION},
           {"program", fmt::format("quadrat-score {}", version())},
           {"git_commit", std::string(git_commit())}};
@@ -98,6 +108,10 @@ void require_same_run(const ScoreRecord& earlier, const ScoreOptions& options, c
     refuse(fmt::format("--tiles was '{}' and is '{}'", earlier_tiles.native(),
                        options.tiles.native()));
   }
+  const std::string earlier_cut = setting(earlier.environment, "cut_crc32");
+  if (!earlier_cut.empty() && !start.cut_crc32.empty() && earlier_cut != start.cut_crc32) {
+    refuse(fmt::format("the tiles in '{}' have been cut again since", options.tiles.native()));
+  }
   if (setting(earlier.environment, "device") != start.device) {
     refuse(fmt::format("they were computed on {} and --device gives {}",
                        setting(earlier.environment, "device"), start.device));
@@ -119,6 +133,10 @@ void require_same_run(const ScoreRecord& earlier, const ScoreOptions& options, c
   if (setting(earlier.environment, "batch_tiles") != fmt::format("{}", start.batch)) {
     refuse(fmt::format("--batch_size was {} and is {}", setting(earlier.environment, "batch_tiles"),
                        start.batch));
+  }
+  if (setting(earlier.config, "features").empty() != options.features.empty()) {
+    refuse(options.features.empty() ? "they were made with --features, and now it is left out"
+                                    : "they were made without --features");
   }
   const char* views = options.test_time_augmentation ? "8" : "1";
   if (setting(earlier.environment, "views") != views) {

@@ -18,6 +18,10 @@ Path model_path_of(const ScoreOptions& options);
 
 std::uint32_t checksum(std::span<const std::byte> bytes);
 
+/// Of what quadrat-cut says of its work beside the tiles, since tiles of other pictures may have
+/// the same names; empty where it says nothing.
+std::string checksum_of_cut(const Path& tiles);
+
 /// What a run was made with, as its record tells it: what require_same_run reads, and what readers
 /// want to know.
 /// @param hosts every rank's

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "engine.h"
 #include "merge.h"
@@ -19,6 +20,7 @@
 #include "quadrat/image/png.h"
 #include "quadrat/model/weights.h"
 #include "quadrat/mpi/processors.h"
+#include "quadrat/record/run_folder.h"
 #include "quadrat/record/score_record.h"
 #include "quadrat/score/device.h"
 #include "quadrat/score/journal.h"
@@ -59,6 +61,8 @@ class Job {
 
  private:
   void prepare();                    // rank 0
+  void check_features() const;       // rank 0
+  bool has_all() const;              // rank 0
   void check_tile_size() const;      // rank 0
   void go_on_with_or_without_amx();  // rank 0
   void find_what_is_done();          // rank 0
@@ -87,6 +91,21 @@ class Job {
   ScoreSummary summary_;
 };
 
+void Job::check_features() const {
+  const Path folder = options_.features.parent_path();
+  std::error_code error;
+  if (folder.empty() || std::filesystem::is_directory(folder, error)) return;
+  throw InputError("write features", options_.features.native(),
+                   fmt::format("there is no folder '{}'", folder.native()), "make it first");
+}
+
+/// Whether an earlier start, whose record is read, has done all that is asked.
+bool Job::has_all() const {
+  std::error_code error;
+  return record_.status == RunStatus::kComplete && options_.resume == "auto" &&
+         (options_.features.empty() || std::filesystem::exists(options_.features, error));
+}
+
 void Job::check_tile_size() const {
   // A set of another size must not end as a list of rejections; one odd tile in it may.
   const std::string odd = tile_of_other_size(start_.catalog, card_.tile_px);
@@ -111,6 +130,7 @@ WeightsFile Job::fetch_weights() {
 }
 
 void Job::prepare() {
+  check_features();
   std::error_code error;
   if (!std::filesystem::exists(model_path_, error)) {
     throw InputError("use model", options_.output_model_name,
@@ -147,9 +167,8 @@ void Job::prepare() {
   const bool has_record = std::filesystem::exists(record_path_, error);
   if (has_record) record_ = read_score_record(record_path_);
   // Its tiles may be gone by now.
-  if (has_record && record_.status == RunStatus::kComplete && options_.resume == "auto" &&
-      record_.config == options_.as_used && is_of_model(record_, start_) &&
-      !std::filesystem::exists(options_.tiles, error)) {
+  if (has_record && has_all() && record_.config == options_.as_used &&
+      is_of_model(record_, start_) && !std::filesystem::exists(options_.tiles, error)) {
     is_complete_ = true;
     summarise(record_);
     return;
@@ -157,6 +176,7 @@ void Job::prepare() {
   start_.catalog = list_tiles(options_.tiles);
   sample_tiles(start_.catalog, options_.sample_frac, static_cast<std::uint64_t>(options_.seed));
   start_.catalog_crc32 = start_.catalog.checksum();
+  start_.cut_crc32 = checksum_of_cut(options_.tiles);
   check_tile_size();
 
   constexpr std::int64_t kAtOnce = Plan::kTilesAtOnce;
@@ -180,10 +200,14 @@ void Job::prepare() {
   start_.amx = cpu_.has_amx && device_.is_cpu();
   if (has_record) {
     require_same_run(record_, options_, start_, *wish_.precision);
-    if (record_.status == RunStatus::kComplete && options_.resume == "auto") {
+    if (has_all()) {
       is_complete_ = true;
       summarise(record_);
       return;
+    }
+    if (record_.status == RunStatus::kComplete && options_.resume == "auto") {
+      log::line("'{}' is not there: all tiles are computed anew for it",
+                options_.features.native());
     }
     if (options_.resume == "auto") go_on_with_or_without_amx();
     if (wish_.cascade) {
@@ -248,6 +272,8 @@ void Job::work(Plan& plan, Plan* look) {
   if (!decodes_alone) scorer.read_and_decode_on(start_.decoding_threads, start_.catalog);
   Progress progress("scoring", "tiles", start_.catalog.tiles.size(), ranks_.is_root());
   std::size_t mine = 0;  // tiles of the unit in hand
+  // Its last tile was refused by the storage. Whether that one is to blame, the next tile shows.
+  std::optional<UnitResult> in_doubt;
 
   // One unit is asked for ahead of the one in hand, and the reader goes on into it.
   const auto take = [&]() -> std::optional<std::uint64_t> {
@@ -273,12 +299,18 @@ void Job::work(Plan& plan, Plan* look) {
       const auto next = take();
       mine = 0;
       auto result = scorer.score(*unit, start_.units.size(*unit), between);
+      if (in_doubt) journal.append(*std::exchange(in_doubt, std::nullopt));
       if (!result) break;
-      journal.append(*result);
+      if (scorer.last_was_unread()) {
+        in_doubt = std::move(result);
+      } else {
+        journal.append(*result);
+      }
       mine = 0;
       dealer.add_done(start_.units.size(*unit));
       unit = next;
     }
+    if (in_doubt && !unit) journal.append(*in_doubt);
     journal.close();
   };
   dealer.run(work, show);
@@ -352,8 +384,8 @@ void Job::finish(bool is_interrupted) {
   record_.seconds = seconds_;
   record_.status = is_interrupted ? RunStatus::kInterrupted : RunStatus::kComplete;
   if (!is_interrupted && record_.predictions.tiles.empty()) {
-    record_.status = RunStatus::kFailed;
-    write_score_record(record_path_, record_);
+    // None of it is of use once the tiles are mended.
+    remove_journals(folder_);
     throw InputError(
         "score tiles in", options_.tiles.native(),
         fmt::format("none of the {} tiles could be read; '{}': {}", record_.rejected.size(),
@@ -428,17 +460,25 @@ ScoreSummary Job::run() {
     write_score_record(record_path_, record_);
   });
 
-  const auto begin = Clock::now();
-  if (!start_.todo.empty()) work(*plan, look ? &*look : nullptr);
-  seconds_ += seconds_since(begin);
-  const bool is_interrupted = ranks_.sum(static_cast<std::int64_t>(stop_signal() != 0 ? 1 : 0)) > 0;
-  plan.reset();
-  look.reset();
-  mpi::together(ranks_, [&] {
-    if (ranks_.is_root()) finish(is_interrupted);
+  const auto work_and_finish = [&] {
+    const auto begin = Clock::now();
+    if (!start_.todo.empty()) work(*plan, look ? &*look : nullptr);
+    seconds_ += seconds_since(begin);
+    const bool is_interrupted = ranks_.max(stop_signal()) != 0;
+    plan.reset();
+    look.reset();
+    mpi::together(ranks_, [&] {
+      if (ranks_.is_root()) finish(is_interrupted);
+    });
+    summary_.outcome =
+        is_interrupted ? ScoreSummary::Outcome::kInterrupted : ScoreSummary::Outcome::kComplete;
+    return 0;
+  };
+  or_mark_failed(work_and_finish, [&] {
+    if (!ranks_.is_root()) return;
+    record_.status = RunStatus::kFailed;
+    write_score_record(record_path_, record_);
   });
-  summary_.outcome =
-      is_interrupted ? ScoreSummary::Outcome::kInterrupted : ScoreSummary::Outcome::kComplete;
   return summary_;
 }
 

@@ -25,6 +25,7 @@ struct Start {
   std::uint64_t fingerprint = 0;
   std::uint32_t model_crc32 = 0;
   std::uint32_t catalog_crc32 = 0;  ///< on rank 0
+  std::string cut_crc32;            ///< likewise
 
   /// Collective.
   void broadcast(const mpi::Communicator& ranks);

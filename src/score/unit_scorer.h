@@ -43,6 +43,10 @@ class UnitScorer {
   std::optional<UnitResult> score(std::uint64_t unit, std::size_t tiles,
                                   const std::function<bool(std::size_t)>& between);
 
+  /// Whether the storage refused the last tile: that of two in a row is no fault of theirs, so that
+  /// until the next one has been read the unit is in doubt.
+  bool last_was_unread() const { return last_was_unread_; }
+
  private:
   /// Fills `pixels` or says why not.
   Refusal decode(const TileFeed::Item& item, std::span<std::uint8_t> pixels) const;

@@ -72,6 +72,11 @@ done
 on_ranks 3 --tiles many -o model --name three >out 2>err || fail "three ranks: $(cat err)"
 same reference three || fail "three ranks differ from two"
 
+# More shards than files may be open: none of the tiles is to blame.
+"$bin/quadrat-pack" --tiles "$tiles" --output shards --tiles_per_shard 1 >out 2>err || fail "packing: $(cat err)"
+(ulimit -n 90 && score --tiles shards -o model --name shards) >out 2>err || fail "many shards: $(cat err)"
+grep -q '120 tiles scored, 0 rejected' out || fail "many shards: $(cat out)"
+
 score --tiles many -o model --name other_precision --precision fp32 >out 2>err || fail "fp32: $(cat err)"
 h5dump -a /environment/precision scores/reference/scores.h5 | grep -q bf16 && same reference other_precision >differences &&
   fail "bf16 and fp32 give the same to the last bit: the comparison is blind"
@@ -90,6 +95,48 @@ expect 2 "--precision was" score --tiles many -o model --name reference \
 expect 2 "other tiles" score --tiles many -o model --name reference --sample_frac 0.5
 expect 2 "another model" score --tiles many -o other --name reference
 same reference three || fail "a refused command changed the results"
+
+# Features are made or refused, never left out in silence.
+expect 2 "they were made without --features" score --tiles "$tiles" -o model --precision fp32 --features f.h5
+features=(--tiles "$tiles" -o model --name features --sample_frac 0.1 --features)
+expect 2 "there is no folder 'nowhere'" score "${features[@]}" nowhere/f.h5
+[ -e scores/features ] && fail "a scoring began whose features could not be written"
+score "${features[@]}" f.h5 >out 2>err || fail "features: $(cat err)"
+expect 0 "is complete" score "${features[@]}" f.h5
+mv f.h5 earlier.h5
+expect 0 "'f.h5' is not there" score "${features[@]}" f.h5
+h5diff f.h5 earlier.h5 /features || fail "other features the second time"
+expect 2 "they were made with --features" score --tiles "$tiles" -o model --name features --sample_frac 0.1
+
+# Tiles that were cut again under the same names, by what quadrat-cut says of its work, if it does.
+cp -r "$tiles" cut
+score --tiles cut -o model --name cut_again --sample_frac 0.1 >out 2>err || fail "$(cat err)"
+echo '{"created": "then"}' >cut/tiles.json
+expect 0 "is complete" score --tiles cut -o model --name cut_again --sample_frac 0.1
+score --tiles cut -o model --name cut_again1 --sample_frac 0.1 >out 2>err || fail "$(cat err)"
+expect 0 "is complete" score --tiles cut -o model --name cut_again1 --sample_frac 0.1
+echo '{"created": "later"}' >cut/tiles.json
+expect 2 "the tiles in 'cut' have been cut again since" score --tiles cut -o model --name cut_again1 --sample_frac 0.1
+rm cut/tiles.json
+expect 0 "is complete" score --tiles cut -o model --name cut_again1 --sample_frac 0.1
+
+# A file server dies between two units: the last tile of the first is not to blame, and neither is the next. A socket
+# cannot be opened, as little as what lies on a device that is gone.
+mkdir lost
+cp "$tiles"/[a-d]*/*.png lost/
+names=(lost/*.png)
+names=("${names[@]#lost/}")
+[ "${#names[@]}" -gt 65 ] || fail "${#names[@]} tiles are not enough for a unit of 64 and a second one"
+score --tiles lost -o model --name found --precision fp32 >out 2>err || fail "$(cat err)"
+mkdir safe
+for name in "${names[@]:63:2}"; do mv "lost/$name" safe/; done
+(cd lost && python3 -c 'import socket, sys; [socket.socket(socket.AF_UNIX).bind(name) for name in sys.argv[1:]]' \
+  "${names[@]:63:2}")
+expect 2 "start the same command again" score --tiles lost -o model --name lost --precision fp32
+h5dump -a /status scores/lost/scores.h5 | grep -q '"failed"' || fail "a scoring that failed is not called so"
+for name in "${names[@]:63:2}"; do mv "safe/$name" lost/; done
+score --tiles lost -o model --name lost --precision fp32 >out 2>err || fail "after the file server: $(cat err)"
+same found lost || fail "tiles that a file server lost between two units are not scored"
 
 # int8, calibrated where there are no training tiles.
 expect 0 "calibrated on the tiles to score" score --tiles "$tiles" -o model --name bytes --precision int8
@@ -275,6 +322,9 @@ for n in 1 2 3; do echo garbage >garbage/$n.png; done
 expect 2 "none of the 3 tiles could be read" score --tiles garbage -o model --name garbage
 h5dump -a /status scores/garbage/scores.h5 | grep -q '"failed"' || fail "a scoring that found nothing to read is not failed"
 [ "$(h5dump -d /rejected scores/garbage/scores.h5 | grep -c '[123]\.png')" -eq 3 ] || fail "the tiles are not listed as rejected"
+for n in 1 2 3; do cp "lost/${names[$n]}" garbage/$n.png; done
+score --tiles garbage -o model --name garbage >out 2>err || fail "tiles that were mended: $(cat err)"
+grep -q '3 tiles scored, 0 rejected' out || fail "tiles that were mended: $(cat out)"
 
 [ "$failures" -eq 0 ] || exit 1
 echo "all passed"

@@ -47,7 +47,7 @@ ShardSet read_shard_index(const Path& folder);
 class ShardReader {
  public:
   /// Few, since each of a rank's decoding threads has a reader, and a process often may open 1024.
-  static constexpr std::size_t kMostOpen = 16;
+  static constexpr std::size_t kMostOpen = 32;
 
   ShardReader(Path folder, std::vector<std::string> shards);
   ~ShardReader();
