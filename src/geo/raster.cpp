@@ -445,11 +445,7 @@ void RasterWriter::close() {
     ::unlink(state.temporary.c_str());
     throw error;
   }
-  replace_file(state.path, [&](const Path& temporary) {
-    if (::rename(state.temporary.c_str(), temporary.c_str()) != 0) {
-      throw IoError::from_errno("write raster", state.path.native());
-    }
-  });
+  put_in_place(state.temporary, state.path);
 }
 
 }  // namespace quadrat::geo
