@@ -20,8 +20,7 @@ SurveyedImage survey(const std::string& path) {
   SurveyedImage image;
   image.path = path;
   image.name = tile_prefix(path);
-  image.folder =
-      std::filesystem::absolute(path).lexically_normal().parent_path().filename().string();
+  image.folder = std::filesystem::absolute(path).lexically_normal().parent_path().string();
   image.fingerprint = file_fingerprint(path);
   image.width_px = raster.width_px();
   image.height_px = raster.height_px();

@@ -15,7 +15,7 @@ namespace quadrat::geo {
 struct SurveyedImage {
   std::string path;
   std::string name;         ///< what its tiles are called after
-  std::string folder;       ///< the name of the folder it is in
+  std::string folder;       ///< that it is in, absolute
   std::string fingerprint;  ///< its size and time: another file under its name is another image
   std::int64_t width_px = 0;
   std::int64_t height_px = 0;

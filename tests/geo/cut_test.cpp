@@ -433,6 +433,20 @@ TEST_F(Cut, says_what_is_wrong_on_all_ranks) {
   asked.output = folder / "t4";
   asked.validation_fraction = 0.5;
   EXPECT_THAT(refusal(asked), HasSubstr("at least two folders"));
+  // Two of one name are two. That the land cover does not exist is found after the folders.
+  on_root([&] {
+    for (const char* county : {"x", "y"}) {
+      make_folder(folder / county / "images");
+      test::write_image(folder / county / "images" / (county + std::string(".tif")), 300, 300,
+                        pattern);
+    }
+  });
+  asked = options({"x/images/x.tif", "y/images/y.tif"});
+  asked.output = folder / "t4";
+  asked.nlcd = folder / "none.tif";
+  asked.split_by = "folder";
+  asked.validation_fraction = 0.5;
+  EXPECT_THAT(refusal(asked), HasSubstr("none.tif"));
   // Before any labelling: this land cover does not exist.
   asked = options({"a.tif"});
   asked.output = folder / "t4";
