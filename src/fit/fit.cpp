@@ -85,6 +85,7 @@ class Fitter {
   void classify();
   void evaluate(Set& set) const;
   int classify_features(bool features_are_kept, Clock::time_point start);
+  int end_interrupted();
   void write_record(RunStatus status);       // rank 0
   void write_model();                        // rank 0
   void print_summary(double seconds) const;  // rank 0
@@ -309,6 +310,14 @@ int Fitter::run() {
                         });
 }
 
+int Fitter::end_interrupted() {
+  mpi::together(ranks_, [&] {
+    if (ranks_.is_root()) write_record(RunStatus::kInterrupted);
+  });
+  if (ranks_.is_root()) log::line("stopped by a signal; the same command starts again");
+  return kExitInterrupted;
+}
+
 int Fitter::classify_features(bool features_are_kept, Clock::time_point start) {
   if (ranks_.is_root()) warn_of_one_folder(sets_);
   if (ranks_.is_root() && options_.pretrained_weights == "none") {
@@ -327,13 +336,7 @@ int Fitter::classify_features(bool features_are_kept, Clock::time_point start) {
   } else {
     make_features();
   }
-  if (ranks_.max(stop_signal()) != 0) {
-    mpi::together(ranks_, [&] {
-      if (ranks_.is_root()) write_record(RunStatus::kInterrupted);
-    });
-    if (ranks_.is_root()) log::line("stopped by a signal; the same command starts again");
-    return kExitInterrupted;
-  }
+  if (ranks_.max(stop_signal()) != 0) return end_interrupted();
   if (!features_are_kept && !options_.features.empty()) {
     const torch::Tensor train = gather_rows(train_.features, ranks_);
     const torch::Tensor validation = gather_rows(validation_.features, ranks_);
@@ -342,7 +345,12 @@ int Fitter::classify_features(bool features_are_kept, Clock::time_point start) {
     });
   }
   const double feature_seconds = seconds_since(start);
-  classify();
+  try {
+    classify();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kInterrupted) throw;
+    return end_interrupted();
+  }
   evaluate(train_);
   evaluate(validation_);
   row_ = {
@@ -350,8 +358,7 @@ int Fitter::classify_features(bool features_are_kept, Clock::time_point start) {
       0};
   row_.tiles_per_s = static_cast<double>(sets_.train.tiles.size()) / row_.seconds;
   record_.environment.emplace_back("features", features_are_kept ? "used again" : "computed");
-  record_.environment.emplace_back("feature_seconds",
-                                   fmt::format("{}", std::round(1000 * feature_seconds) / 1000));
+  record_.environment.emplace_back("feature_seconds", std::round(1000 * feature_seconds) / 1000);
   mpi::together(ranks_, [&] {
     if (!ranks_.is_root()) return;
     write_model();

@@ -77,6 +77,7 @@ LogisticRegression fit_logistic_regression(const torch::Tensor& features,
   };
 
   const Objective objective = [&](const std::vector<double>& x, std::vector<double>& gradient) {
+    mpi::stop_if_asked(ranks);
     const torch::Tensor at = view(x);
     const torch::Tensor weight = unscaled(at);
     const torch::Tensor bias = uncentred(at, weight);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "quadrat/base/random.h"
+#include "quadrat/base/signals.h"
 
 namespace quadrat::fit {
 
@@ -68,7 +69,8 @@ Forest fit_random_forest(std::span<const float> values, std::span<const std::int
 
   std::vector<Forest> mine;
   mpi::together(ranks, [&] {
-    for (std::int64_t number = ranks.rank(); number < options.trees; number += ranks.size()) {
+    for (std::int64_t number = ranks.rank(); number < options.trees && stop_signal() == 0;
+         number += ranks.size()) {
       const auto trees = cv::ml::RTrees::create();
       trees->setMaxDepth(static_cast<int>(options.depth));
       trees->setMinSampleCount(1);
@@ -82,6 +84,8 @@ Forest fit_random_forest(std::span<const float> values, std::span<const std::int
       count_leaves(mine.back(), values, labels);
     }
   });
+
+  mpi::stop_if_asked(ranks);
 
   Forest forest;
   forest.features = features;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/signals.h"
 
 namespace quadrat::mpi {
 
@@ -200,6 +201,11 @@ void together(const Communicator& ranks, const std::function<void()>& work) {
     text = fmt::format("{}{}", static_cast<char>('0' + static_cast<int>(kind)), *message);
   text = ranks.broadcast(std::move(text), source);
   throw Error::shared(static_cast<ErrorKind>(text.at(0) - '0'), text.substr(1));
+}
+
+void stop_if_asked(const Communicator& ranks) {
+  if (ranks.max(stop_signal()) != 0)
+    throw Error::shared(ErrorKind::kInterrupted, "stopped by a signal");
 }
 
 }  // namespace quadrat::mpi

@@ -176,6 +176,23 @@ class Fit(InFolder):
         self.fails(2, "no HDF5 file", program=PROGRAM, arguments=[*LINEAR, "-o", "other"])
         self.assertFalse(os.path.exists("runs/other"))
 
+    def test_classifiers_being_fitted_stop_for_a_signal(self):
+        # Both would take hours.
+        endless = {"forest": [*FOREST, "--trees", "100000", "--depth", "25"],
+                   "linear": [*LINEAR, "--l2", "1e-9", "--max_iterations", "100000000"]}
+        for name, arguments in endless.items():
+            process = subprocess.Popen(common.command(PROGRAM, *arguments, "-o", name, ranks=2), stdout=subprocess.PIPE,
+                                       stderr=subprocess.PIPE)
+            while not os.path.exists("features.h5"):
+                self.assertIsNone(process.poll())
+                time.sleep(0.01)
+            process.send_signal(signal.SIGUSR1)
+            _, stderr = process.communicate(timeout=300)
+            self.assertEqual(process.returncode, 75, stderr)
+            with h5py.File(f"runs/{name}/run.h5") as f:
+                self.assertEqual(f.attrs["status"], b"interrupted")
+            os.remove("features.h5")
+
     def test_bad_input_is_one_clear_line(self):
         def usage(part, *arguments):
             self.fails(1, part, program=PROGRAM, arguments=arguments)

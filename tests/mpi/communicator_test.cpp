@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <numeric>
 #include <vector>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/signals.h"
 #include "quadrat/mpi/processors.h"
 
 namespace quadrat::mpi {
@@ -92,6 +94,20 @@ int run_on(const cpu_set_t& wanted) {
   cpu_set_t given;
   EXPECT_EQ(sched_getaffinity(0, sizeof given, &given), 0);
   return CPU_COUNT(&given);
+}
+
+TEST(StopIfAsked, ends_all_ranks_where_one_was_told_to) {
+  const auto ranks = Communicator::world();
+  stop_if_asked(ranks);
+  if (ranks.rank() == ranks.size() - 1) set_stop_signal(SIGTERM);
+  try {
+    stop_if_asked(ranks);
+    FAIL() << "this rank goes on";
+  } catch (const Error& error) {
+    EXPECT_EQ(exit_status(error.kind()), kExitInterrupted);
+    EXPECT_TRUE(error.is_shared());
+  }
+  set_stop_signal(0);
 }
 
 TEST(Processors, are_those_a_rank_may_run_on_shared_with_the_others_there) {

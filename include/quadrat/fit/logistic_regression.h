@@ -26,6 +26,7 @@ struct LogisticRegression {
 ///
 /// Every rank passes its rows and gets the same result; how rows are spread over ranks changes the
 /// order of sums only. Collective.
+/// @throws Error of kind kInterrupted where a signal asks to stop
 /// @param features [rows, width] float32 @param labels [rows] int64 @param classes over all ranks
 LogisticRegression fit_logistic_regression(const torch::Tensor& features,
                                            const torch::Tensor& labels, std::int64_t classes,

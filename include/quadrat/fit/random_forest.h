@@ -23,6 +23,7 @@ struct ForestOptions {
 /// tiles that end in them, which are averaged over trees as Spark ML and scikit-learn do.
 ///
 /// Collective; every rank passes all rows and gets the whole forest.
+/// @throws Error of kind kInterrupted where a signal asks to stop
 /// @param values [rows, features] @param labels [rows], below classes
 Forest fit_random_forest(std::span<const float> values, std::span<const std::int32_t> labels,
                          std::int32_t features, std::int32_t classes, const ForestOptions& options,

@@ -94,4 +94,8 @@ class Communicator {
 /// has left. Collective.
 void together(const Communicator& ranks, const std::function<void()>& work);
 
+/// @throws Error of kind kInterrupted, on all ranks, where a signal has asked any of them to stop.
+/// Collective.
+void stop_if_asked(const Communicator& ranks);
+
 }  // namespace quadrat::mpi
