@@ -65,22 +65,21 @@ says err "it holds 'tiles-1.tar'"
 holds "$(ls -A foreign)" = tiles-1.tar
 
 # --- two at once, and one that is told to stop ---
-# It waits for a writer that does not come.
-mkdir waits
-mkfifo waits/a.png
-"$bin/quadrat-pack" --tiles waits --output held >waits.log 2>&1 &
+mkdir many
+for copy in {1..12}; do
+  for file in tiles/*/*.png; do ln -s "$scratch/$file" "many/$copy-$(basename "$file")"; done
+done
+"$bin/quadrat-pack" --tiles many --output held >held.log 2>&1 &
 background+=($!)
-until [ -e held/.lock ]; do kill -0 "${background[0]}"; done
+until [ -e held/.lock ]; do [ ! -e held/shards.tsv ] || fail "it was done before it could be stopped"; done
+kill -STOP "${background[0]}"
+holds ! -e held/shards.tsv
 exits 2 "$bin/quadrat-pack" --tiles tiles --output held
 says err "it is in use by process ${background[0]}"
 kill -KILL "${background[0]}"
 exits 0 "$bin/quadrat-pack" --tiles tiles --output held
 whole held
 
-mkdir many
-for copy in {1..12}; do
-  for file in tiles/*/*.png; do ln -s "$scratch/$file" "many/$copy-$(basename "$file")"; done
-done
 "$bin/quadrat-pack" --tiles many --output stopped --tiles_per_shard 50 >out 2>err &
 background+=($!)
 until [ -e stopped/.lock ]; do [ ! -e stopped/shards.tsv ] || fail "it was done before it could be stopped"; done
