@@ -8,6 +8,7 @@
 #include "quadrat/base/log.h"
 #include "quadrat/base/progress.h"
 #include "quadrat/base/signals.h"
+#include "quadrat/base/tile_folder.h"
 #include "quadrat/cli/parser.h"
 #include "quadrat/mpi/communicator.h"
 #include "quadrat/mpi/environment.h"
@@ -59,7 +60,7 @@ void print(const geo::CutSummary& summary, const geo::CutOptions& options) {
     log::line("'{}' is complete: {} tiles", options.output.native(), summary.kept);
   } else if (options.labels_only) {
     log::line("{} tiles labelled, listed in '{}'", summary.kept,
-              (options.output / "manifest.csv").native());
+              (options.output / tile_folder::kManifest).native());
   } else {
     log::line("{} tiles in '{}'; {} cut in {}, {:.0f} tiles/s", summary.kept,
               options.output.native(), summary.cut_now, format_duration(summary.seconds),

@@ -15,6 +15,7 @@
 #include "quadrat/base/random.h"
 #include "quadrat/base/signals.h"
 #include "quadrat/base/text.h"
+#include "quadrat/base/tile_folder.h"
 #include "quadrat/cli/parser.h"
 #include "quadrat/mpi/communicator.h"
 #include "quadrat/mpi/environment.h"
@@ -25,8 +26,6 @@
 namespace {
 
 using namespace quadrat;
-
-constexpr const char* kCorners = "tile_summaries.csv";
 
 struct PackOptions {
   Path tiles;
@@ -70,7 +69,7 @@ std::vector<Path> unfinished(const Path& output) {
   if (!std::filesystem::exists(output, error)) return ours;
   for (const auto& entry : std::filesystem::directory_iterator(output)) {
     const std::string name = entry.path().filename().string();
-    if (is_shard_name(name) || name.starts_with(".tiles-") || name == kCorners) {
+    if (is_shard_name(name) || name.starts_with(".tiles-") || name == tile_folder::kSummaries) {
       ours.push_back(entry.path());
     } else if (name.front() != '.') {
       throw InputError("pack into", output.native(),
@@ -249,7 +248,7 @@ int pack(const PackOptions& options, const mpi::Communicator& ranks) {
 
   nlohmann::json written;
   mpi::together(ranks, [&] { written = write_shards(options, catalog, order, ranks); });
-  if (ranks.max(stop_signal()) != 0) {
+  if (mpi::any_asked_to_stop(ranks)) {
     if (ranks.is_root()) log::line("interrupted; the same command packs the tiles from the start");
     return kExitInterrupted;
   }
@@ -259,10 +258,11 @@ int pack(const PackOptions& options, const mpi::Communicator& ranks) {
     if (!ranks.is_root()) return;
     const ShardSet set = index_of(catalog, all);
     // Where tiles lie goes with them.
-    const Path corners = options.tiles / kCorners;
+    const Path corners = options.tiles / tile_folder::kSummaries;
     std::error_code error;
     if (std::filesystem::is_regular_file(corners, error))
-      write_file(options.output / kCorners, read_file(corners, std::uint64_t{1} << 40));
+      write_file(options.output / tile_folder::kSummaries,
+                 read_file(corners, std::uint64_t{1} << 40));
     write_shard_index(options.output, set);
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
@@ -288,7 +288,7 @@ int verify(const Path& folder, const mpi::Communicator& ranks) {
       ++faults;
     }
   });
-  if (ranks.max(stop_signal()) != 0) {
+  if (mpi::any_asked_to_stop(ranks)) {
     if (ranks.is_root()) log::line("interrupted; the same command verifies from the start");
     return kExitInterrupted;
   }

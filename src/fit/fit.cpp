@@ -336,7 +336,7 @@ int Fitter::classify_features(bool features_are_kept, Clock::time_point start) {
   } else {
     make_features();
   }
-  if (ranks_.max(stop_signal()) != 0) return end_interrupted();
+  if (mpi::any_asked_to_stop(ranks_)) return end_interrupted();
   if (!features_are_kept && !options_.features.empty()) {
     const torch::Tensor train = gather_rows(train_.features, ranks_);
     const torch::Tensor validation = gather_rows(validation_.features, ranks_);

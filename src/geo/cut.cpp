@@ -9,7 +9,6 @@
 #include "cutter.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/folder_lock.h"
-#include "quadrat/base/signals.h"
 #include "quadrat/base/text.h"
 
 namespace quadrat::geo {
@@ -31,8 +30,8 @@ enum class Start { kFresh, kResume, kComplete };
 
 /// Looks at what the output folder holds. On one rank.
 Start inspect(const CutOptions& options) {
-  const Path report = options.output / kReportName;
-  const Path settings = options.output / kStateFolder / "settings.json";
+  const Path report = options.output / tile_folder::kReport;
+  const Path settings = options.output / tile_folder::kUnfinished / "settings.json";
   std::error_code error;
   if (!fs::exists(options.output, error)) return Start::kFresh;
   if (!fs::is_directory(options.output, error)) {
@@ -45,7 +44,8 @@ Start inspect(const CutOptions& options) {
                      "name another --output, or remove that folder");
   };
   // Without a plan nothing was cut: what was asked may change, say after an error in it.
-  if (fs::exists(settings, error) && fs::exists(options.output / kStateFolder / kPlanName, error)) {
+  if (fs::exists(settings, error) &&
+      fs::exists(options.output / tile_folder::kUnfinished / kPlanName, error)) {
     same(read_text(settings));
     // Killed between writing the report and removing the state: all is there.
     return Start::kResume;
@@ -56,7 +56,7 @@ Start inspect(const CutOptions& options) {
   }
   for (const auto& entry : fs::directory_iterator(options.output)) {
     const Path name = entry.path().filename();
-    if (name == kStateFolder || name == FolderLock::kName) continue;
+    if (name == tile_folder::kUnfinished || name == FolderLock::kName) continue;
     throw InputError("cut into", options.output.native(),
                      fmt::format("it is not empty: it holds '{}'", printable(name.native())),
                      "name a new folder");
@@ -91,7 +91,7 @@ std::string CutOptions::fingerprint() const {
 
 CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks) {
   const auto began = std::chrono::steady_clock::now();
-  const Path state = options.output / kStateFolder;
+  const Path state = options.output / tile_folder::kUnfinished;
   FolderLock lock;  // rank 0
   auto start = Start::kFresh;
   int attempt = 0;
@@ -120,7 +120,7 @@ CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks) 
   if (start == Start::kComplete) {
     CutSummary summary;
     mpi::together(ranks, [&] {
-      const Path report = options.output / kReportName;
+      const Path report = options.output / tile_folder::kReport;
       const std::string text = read_text(report);
       summary = read_report(text, report.native());
       if (ranks.is_root()) warn_of_other_images(text, report.native(), options.images);
@@ -152,7 +152,7 @@ CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks) 
   });
 
   const std::uint64_t cut_here = options.labels_only ? 0 : cutter.cut(attempt);
-  const bool interrupted = ranks.max(stop_signal() != 0 ? 1 : 0) > 0;
+  const bool interrupted = mpi::any_asked_to_stop(ranks);
   const std::int64_t cut_now = ranks.sum(static_cast<std::int64_t>(cut_here));
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();

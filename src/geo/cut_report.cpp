@@ -211,12 +211,12 @@ CutSummary Cutter::finish(double seconds) {
   const std::string header = "filename,llcrnrlat,llcrnrlon,urcrnrlat,urcrnrlon\n";
   if (!options_.labels_only) {
     for (const auto& [set, lines] : summaries) {
-      write_file(options_.output / set / "tile_summaries.csv", header + lines);
+      write_file(options_.output / set / tile_folder::kSummaries, header + lines);
     }
     flush_file_system(options_.output);
   }
-  write_file(options_.output / "manifest.csv", manifest);
-  write_file(options_.output / kReportName, report.dump(2) + "\n");
+  write_file(options_.output / tile_folder::kManifest, manifest);
+  write_file(options_.output / tile_folder::kReport, report.dump(2) + "\n");
   remove_leftovers(options_.output);
   warn_of_gaps(summary, plan_);
   return summary;
@@ -224,7 +224,7 @@ CutSummary Cutter::finish(double seconds) {
 
 void remove_leftovers(const Path& output) noexcept {
   std::error_code ignored;
-  fs::remove_all(output / kStateFolder, ignored);
+  fs::remove_all(output / tile_folder::kUnfinished, ignored);
   fs::remove(output / FolderLock::kName, ignored);
   remove_stale_temporaries(output);
   for (const char* set : kSetNames) remove_stale_temporaries(output / set);

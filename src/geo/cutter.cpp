@@ -199,7 +199,7 @@ std::vector<Cutter::Row> Cutter::rows_to_cut(const CutPlan& plan, bool check_kep
 }
 
 std::uint64_t Cutter::cut(int attempt) {
-  const Path state = options_.output / kStateFolder;
+  const Path state = options_.output / tile_folder::kUnfinished;
   std::string known;
   mpi::together(ranks_, [&] {
     if (attempt > 0 && ranks_.is_root()) known = read_journals(state);
@@ -220,7 +220,7 @@ std::uint64_t Cutter::cut(int attempt) {
     }
     if (options_.balance) all = ranks_.broadcast(std::move(all));
     learn(all);
-    if (ranks_.max(stop_signal() != 0 ? 1 : 0) > 0 || !options_.balance) return cut_now;
+    if (mpi::any_asked_to_stop(ranks_) || !options_.balance) return cut_now;
   }
 }
 

@@ -7,15 +7,12 @@
 
 #include "journal.h"
 #include "plan.h"
+#include "quadrat/base/tile_folder.h"
 #include "quadrat/geo/cut.h"
 #include "quadrat/mpi/communicator.h"
 #include "survey.h"
 
 namespace quadrat::geo {
-
-/// While an output folder is not complete: what was asked, the plan, and what is done of it.
-inline constexpr const char* kStateFolder = ".quadrat_cut";
-inline constexpr const char* kReportName = "tiles.json";
 
 /// One call of cut_tiles, between the plan and the end.
 class Cutter {

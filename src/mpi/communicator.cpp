@@ -203,9 +203,10 @@ void together(const Communicator& ranks, const std::function<void()>& work) {
   throw Error::shared(static_cast<ErrorKind>(text.at(0) - '0'), text.substr(1));
 }
 
+bool any_asked_to_stop(const Communicator& ranks) { return ranks.max(stop_signal()) != 0; }
+
 void stop_if_asked(const Communicator& ranks) {
-  if (ranks.max(stop_signal()) != 0)
-    throw Error::shared(ErrorKind::kInterrupted, "stopped by a signal");
+  if (any_asked_to_stop(ranks)) throw Error::shared(ErrorKind::kInterrupted, "stopped by a signal");
 }
 
 }  // namespace quadrat::mpi

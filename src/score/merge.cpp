@@ -8,6 +8,7 @@
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
 #include "quadrat/base/text.h"
+#include "quadrat/base/tile_folder.h"
 #include "quadrat/record/tile_summaries.h"
 
 namespace quadrat::score {
@@ -47,7 +48,7 @@ void Merger::fill(ScoreRecord& record, bool use_labels) const {
     is_wanted[rejected_at_[i]] = 0;
   }
 
-  const Path path = catalog_.root / TileSummaries::kFileName;
+  const Path path = catalog_.root / tile_folder::kSummaries;
   std::error_code error;
   std::optional<TileSummaries> summaries;
   if (std::filesystem::is_regular_file(path, error)) summaries.emplace(path);
@@ -58,8 +59,6 @@ void Merger::fill(ScoreRecord& record, bool use_labels) const {
     const auto row = probabilities_.begin() + static_cast<std::ptrdiff_t>(i * classes_);
     const auto row_end = row + static_cast<std::ptrdiff_t>(classes_);
     predictions.tiles.push_back(tile.name);
-    predictions.predicted.push_back(
-        static_cast<std::uint16_t>(std::max_element(row, row_end) - row));
     predictions.probabilities.insert(predictions.probabilities.end(), row, row_end);
     if (use_labels) predictions.labels.push_back(static_cast<std::uint16_t>(tile.label));
     if (!summaries) continue;
@@ -71,6 +70,7 @@ void Merger::fill(ScoreRecord& record, bool use_labels) const {
       record.corners.clear();
     }
   }
+  choose_most_probable(predictions, classes_);
 }
 
 std::string predictions_csv(const ScoreRecord& record) {

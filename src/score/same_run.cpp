@@ -8,6 +8,7 @@
 #include <set>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/tile_folder.h"
 #include "quadrat/base/version.h"
 
 namespace quadrat::score {
@@ -31,7 +32,7 @@ Path model_path_of(const ScoreOptions& options) {
 }
 
 std::string checksum_of_cut(const Path& tiles) {
-  for (const char* name : {"tiles.json", "manifest.csv"}) {
+  for (const char* name : {tile_folder::kReport, tile_folder::kManifest}) {
     std::error_code error;
     if (std::filesystem::is_regular_file(tiles / name, error))
       return hex(checksum(read_file(tiles / name)));

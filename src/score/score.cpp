@@ -464,7 +464,7 @@ ScoreSummary Job::run() {
     const auto begin = Clock::now();
     if (!start_.todo.empty()) work(*plan, look ? &*look : nullptr);
     seconds_ += seconds_since(begin);
-    const bool is_interrupted = ranks_.max(stop_signal()) != 0;
+    const bool is_interrupted = mpi::any_asked_to_stop(ranks_);
     plan.reset();
     look.reset();
     mpi::together(ranks_, [&] {

@@ -16,7 +16,6 @@
 #include "judge.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/random.h"
-#include "quadrat/base/signals.h"
 #include "quadrat/record/run_record.h"
 #include "quadrat/score/cpu_abilities.h"
 
@@ -214,13 +213,13 @@ std::optional<Trial> try_precisions(const ModelFile& model, const TrialTiles& ti
   trial.validated_on = tiles.validation.root.native();
   if (!candidates.empty()) candidates.insert(candidates.begin(), Precision::kFp32);
   for (const Precision precision : candidates) {
-    if (ranks.max(stop_signal()) != 0) return std::nullopt;
+    if (mpi::any_asked_to_stop(ranks)) return std::nullopt;
     Plan plan = compile(model, precision, 0, 0, trial.calibration, ranks);
     const Verdicts verdicts = judge(plan, tiles.validation, plan.card().tile_px, ranks);
     trial.tiles = verdicts.seen();
     trial.outcomes.push_back({precision, verdicts.wrong(), verdicts.tiles_per_s});
   }
-  if (ranks.max(stop_signal()) != 0) return std::nullopt;
+  if (mpi::any_asked_to_stop(ranks)) return std::nullopt;
   return trial;
 }
 
@@ -244,7 +243,7 @@ std::optional<CascadeTrial> try_cascade(const ModelFile& model, const Catalog& v
       static_cast<std::int64_t>(most_cost * static_cast<double>(trial.tiles));
   for (const std::uint32_t side_px : kLookSides_px) {
     if (side_px >= tile_px) break;
-    if (ranks.max(stop_signal()) != 0) return std::nullopt;
+    if (mpi::any_asked_to_stop(ranks)) return std::nullopt;
     Plan plan = compile(model, precision, 0, side_px, calibration, ranks);
     const Verdicts looks = judge(plan, validation, tile_px, ranks);
     std::vector<Compared> compared;
@@ -265,7 +264,7 @@ std::optional<CascadeTrial> try_cascade(const ModelFile& model, const Catalog& v
                                              settlement.more_wrong);
     trial.tiles_per_s = tiles_per_s;
   }
-  if (ranks.max(stop_signal()) != 0) return std::nullopt;
+  if (mpi::any_asked_to_stop(ranks)) return std::nullopt;
   ::malloc_trim(0);
   return trial;
 }

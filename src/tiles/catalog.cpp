@@ -13,6 +13,7 @@
 #include "quadrat/base/error.h"
 #include "quadrat/base/random.h"
 #include "quadrat/base/text.h"
+#include "quadrat/base/tile_folder.h"
 #include "quadrat/tiles/shard.h"
 
 namespace quadrat {
@@ -22,10 +23,6 @@ namespace fs = std::filesystem;
 namespace {
 
 bool is_hidden(const Path& path) { return path.filename().string().starts_with('.'); }
-
-/// There while quadrat-cut has not got to its end: OUTPUT/[SET/][CLASS/]NAME.png lie beside or
-/// below.
-constexpr const char* kUnfinishedCut = ".quadrat_cut";
 
 InputError unfinished(const Path& folder) {
   return InputError("list tiles in", folder.native(), "they are not all cut yet",
@@ -43,7 +40,7 @@ Entries list_folder(const Path& folder) {
   Entries entries;
   std::error_code error;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    if (it->path().filename() == kUnfinishedCut) throw unfinished(folder);
+    if (it->path().filename() == tile_folder::kUnfinished) throw unfinished(folder);
     if (is_hidden(it->path())) continue;
     std::error_code ignored;
     auto& kind = it->is_directory(ignored) ? entries.folders : entries.files;
@@ -66,12 +63,13 @@ Entries list_folder(const Path& folder) {
   return entries;
 }
 
-/// What the folder given holds. @throws InputError, also where it is part of an unfinished cut
+/// What the folder given holds. @throws InputError, also where it is part of an unfinished cut,
+/// whose tiles are OUTPUT/[SET/][CLASS/]NAME.png
 Entries list_root(const Path& root) {
   Entries entries = list_folder(root);
   for (const char* above : {"..", "../.."}) {
     std::error_code ignored;
-    if (fs::exists(root / above / kUnfinishedCut, ignored)) throw unfinished(root);
+    if (fs::exists(root / above / tile_folder::kUnfinished, ignored)) throw unfinished(root);
   }
   return entries;
 }

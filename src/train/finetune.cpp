@@ -396,7 +396,7 @@ int Finetuner::end_interrupted() const {
 
 int Finetuner::train() {
   mpi::together(ranks_, [&] { make_inputs(); });
-  if (any_asked_to_stop(ranks_)) {
+  if (mpi::any_asked_to_stop(ranks_)) {
     mpi::together(ranks_, [&] { write_record(RunStatus::kInterrupted); });
     return end_interrupted();
   }
@@ -416,7 +416,7 @@ int Finetuner::train() {
       const Evaluation evaluation = evaluate(session_, *validation_inputs_, validation_tiles_);
       if (!std::isfinite(evaluation.loss)) fail_for_loss();
       finish_epoch(evaluation, seconds_since(before));
-      stops_here = any_asked_to_stop(ranks_) && !is_last();
+      stops_here = mpi::any_asked_to_stop(ranks_) && !is_last();
       write_epoch(stops_here);
     }
     if (stops_here) return end_interrupted();

@@ -34,10 +34,9 @@ torch::Tensor make_class_weights(const Session& session) {
 /// Steps that a GPU is given between two looks at what came of them.
 constexpr std::int64_t kStepsUnseen = 32;
 
-template <typename T>
-T most_serious(const mpi::Communicator& ranks, T mine) {
+Trainer::End most_serious(const mpi::Communicator& ranks, Trainer::End mine) {
   if (ranks.size() == 1) return mine;
-  return static_cast<T>(static_cast<int>(ranks.max(static_cast<double>(mine))));
+  return static_cast<Trainer::End>(static_cast<int>(ranks.max(static_cast<double>(mine))));
 }
 
 /// Those whose gradients are to be summed: a split layer's are whole as they are.
@@ -72,10 +71,6 @@ std::int64_t steps_of(const ShardPlan& plan, std::int64_t batches_per_step) {
 }
 
 }  // namespace
-
-bool any_asked_to_stop(const mpi::Communicator& ranks) {
-  return most_serious(ranks, static_cast<int>(stop_signal() != 0)) != 0;
-}
 
 Trainer::Trainer(const Session& session, const ShardPlan& plan)
     : session_(session),

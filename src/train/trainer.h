@@ -80,7 +80,4 @@ class Trainer {
   torch::Tensor not_finite_;    ///< float32 scalar: 1 from the first loss on that is no number
 };
 
-/// Whether any rank was asked to stop by a signal. Collective.
-bool any_asked_to_stop(const mpi::Communicator& ranks);
-
 }  // namespace quadrat

@@ -10,6 +10,7 @@
 #include "made_records.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/random.h"
+#include "quadrat/base/tile_folder.h"
 #include "quadrat/record/tile_summaries.h"
 #include "test_folder.h"
 
@@ -359,7 +360,7 @@ TEST_F(RecordTest, reading_says_nothing_on_stderr) {
 class TileSummariesTest : public test::InFolder {
  protected:
   TileSummaries of(const std::string& lines) {
-    const Path path = folder_ / TileSummaries::kFileName;
+    const Path path = folder_ / tile_folder::kSummaries;
     write_file(path, "filename,llcrnrlat,llcrnrlon,urcrnrlat,urcrnrlon\n" + lines);
     return TileSummaries(path);
   }

@@ -94,6 +94,9 @@ class Communicator {
 /// has left. Collective.
 void together(const Communicator& ranks, const std::function<void()>& work);
 
+/// Whether a signal has asked any rank to stop. Collective.
+bool any_asked_to_stop(const Communicator& ranks);
+
 /// @throws Error of kind kInterrupted, on all ranks, where a signal has asked any of them to stop.
 /// Collective.
 void stop_if_asked(const Communicator& ranks);

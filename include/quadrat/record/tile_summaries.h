@@ -13,9 +13,6 @@ namespace quadrat {
 /// filename,llcrnrlat,llcrnrlon,urcrnrlat,urcrnrlon.
 class TileSummaries {
  public:
-  /// The file's name beside the tiles it speaks of.
-  static constexpr const char* kFileName = "tile_summaries.csv";
-
   /// @throws InputError naming the line that is none; IoError
   explicit TileSummaries(const Path& path);
 
