@@ -3,8 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 
-#include <array>
-
+#include "quadrat/base/cpu.h"
 #include "quadrat/model/winograd.h"
 
 namespace quadrat {
@@ -15,16 +14,36 @@ using torch::autograd::AutogradContext;
 
 constexpr auto kChannelsLast = torch::MemoryFormat::ChannelsLast;
 
+/// Whether fewer products in float32 are quicker than all of them in bf16. Tiles of bf16 multiply
+/// ten times as fast as float32, pairs of bf16 twice; 3x3 kernels then win while there are so few
+/// channels that their weights stay in the cache.
+bool beats_bf16(const torch::Tensor& weight) {
+  constexpr std::int64_t kMostWeights = 3 * 3 * 128 * 128;
+  const CpuFeatures cpu = cpu_features();
+  return !cpu.amx && (!cpu.bf16 || (weight.size(2) == 3 && weight.numel() <= kMostWeights));
+}
+
 bool has_winograd(const torch::Tensor& input, const torch::Tensor& weight, std::int64_t stride,
                   std::int64_t padding) {
-  if (!input.is_cpu() || input.scalar_type() != torch::kFloat ||
-      weight.scalar_type() != torch::kFloat || at::autocast::is_autocast_enabled(torch::kCPU)) {
-    return false;
-  }
+  if (!input.is_cpu() || weight.scalar_type() != torch::kFloat) return false;
+  const bool is_fp32 =
+      input.scalar_type() == torch::kFloat && !at::autocast::is_autocast_enabled(torch::kCPU);
+  const bool is_bf16 = input.scalar_type() == torch::kBFloat16 && beats_bf16(weight);
+  if (!is_fp32 && !is_bf16) return false;
   const auto size = weight.size(2), in = weight.size(1), out = weight.size(0);
   return weight.size(3) == size &&
          WinogradConvolution::is_supported(size, stride, padding, in, out) &&
          WinogradConvolution::is_supported(size, stride, padding, out, in);
+}
+
+/// Calls work(T()), T being what the kernels take the tensors' elements for.
+template <typename Work>
+void with_type_of(const torch::Tensor& maps, const Work& work) {
+  if (maps.scalar_type() == torch::kBFloat16) {
+    work(std::uint16_t());
+  } else {
+    work(float());
+  }
 }
 
 /// @param maps channels last
@@ -32,12 +51,27 @@ torch::Tensor run(const WinogradConvolution& convolution, const torch::Tensor& m
   const auto height = maps.size(2), width = maps.size(3);
   auto out = torch::empty({maps.size(0), convolution.channels_out(), height, width},
                           maps.options().memory_format(kChannelsLast));
-  const auto* from = maps.const_data_ptr<float>();
-  auto* to = out.mutable_data_ptr<float>();
-  at::parallel_for(0, maps.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
-    convolution.run<float>(from + begin * maps.size(1) * height * width,
-                           {end - begin, height, width}, nullptr, false,
-                           to + begin * out.size(1) * height * width);
+  with_type_of(maps, [&]<typename T>(T) {
+    const auto* from = static_cast<const T*>(maps.const_data_ptr());
+    auto* to = static_cast<T*>(out.mutable_data_ptr());
+    at::parallel_for(0, maps.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+      convolution.run<T>(from + begin * maps.size(1) * height * width, {end - begin, height, width},
+                         nullptr, false, to + begin * out.size(1) * height * width);
+    });
+  });
+  return out;
+}
+
+/// @param input, gradient channels last, of one type @return float32, channels last
+torch::Tensor weight_gradient(const torch::Tensor& input, const torch::Tensor& gradient,
+                              std::int64_t size) {
+  auto out = torch::empty({gradient.size(1), input.size(1), size, size},
+                          torch::TensorOptions(torch::kFloat).memory_format(kChannelsLast));
+  with_type_of(input, [&]<typename T>(T) {
+    WinogradWeightGradient(input.size(1), gradient.size(1), size)
+        .run(static_cast<const T*>(input.const_data_ptr()),
+             static_cast<const T*>(gradient.const_data_ptr()),
+             {input.size(0), input.size(2), input.size(3)}, out.mutable_data_ptr<float>());
   });
   return out;
 }
@@ -47,13 +81,14 @@ class WinogradFunction : public torch::autograd::Function<WinogradFunction> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& input,
                                const torch::Tensor& weight,
                                const std::optional<torch::Tensor>& bias) {
-    context->save_for_backward({input, weight});
+    const auto maps = input.contiguous(kChannelsLast);
+    context->save_for_backward({maps, weight});
     context->saved_data["has_bias"] = bias.has_value();
     const auto taps = weight.contiguous(kChannelsLast);
     const WinogradConvolution convolution(taps.const_data_ptr<float>(),
                                           bias ? bias->const_data_ptr<float>() : nullptr,
                                           weight.size(1), weight.size(0), weight.size(2));
-    return run(convolution, input.contiguous(kChannelsLast));
+    return run(convolution, maps);
   }
 
   static torch::autograd::variable_list backward(AutogradContext* context,
@@ -69,13 +104,9 @@ class WinogradFunction : public torch::autograd::Function<WinogradFunction> {
                                                           weight.size(1), weight.size(0), size),
                    gradient);
     }
-    const bool of_bias = context->saved_data["has_bias"].toBool() && context->needs_input_grad(2);
-    const std::array<std::int64_t, 1> bias_sizes{weight.size(0)};
-    const auto padding = (size - 1) / 2;
-    std::tie(std::ignore, all[1], all[2]) = at::convolution_backward(
-        gradient, input, weight, of_bias ? at::OptionalIntArrayRef(bias_sizes) : std::nullopt,
-        {1, 1}, {padding, padding}, {1, 1}, false, {0, 0}, 1,
-        {false, context->needs_input_grad(1), of_bias});
+    if (context->needs_input_grad(1)) all[1] = weight_gradient(input, gradient, size);
+    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2))
+      all[2] = at::sum(gradient, {0, 2, 3}, false, torch::kFloat);
     return all;
   }
 };

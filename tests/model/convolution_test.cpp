@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <string>
 
@@ -10,6 +11,9 @@
 
 namespace quadrat {
 namespace {
+
+// What is tested of bf16 is what processors without AMX do.
+const int kAsWithoutAmx = setenv("QUADRAT_NO_AMX", "1", 1);
 
 struct Case {
   std::int64_t in, out, size, stride, padding;
@@ -82,6 +86,7 @@ TEST_P(Convolution, equals_torchs_with_its_gradients) {
     if (!has_winograd) continue;
     EXPECT_TRUE(torch::equal(on_two.output, got.output));
     EXPECT_TRUE(torch::equal(on_two.input, got.input));
+    EXPECT_TRUE(torch::equal(on_two.weight, got.weight));
   }
 }
 
@@ -95,6 +100,49 @@ INSTANTIATE_TEST_SUITE_P(Cases, Convolution,
                                   "_" + std::to_string(of.param.size) + "_stride_" +
                                   std::to_string(of.param.stride);
                          });
+
+torch::Tensor ours_3x3(const torch::Tensor& input, const torch::Tensor& weight,
+                       const torch::Tensor& bias) {
+  return convolution_of(input, weight, bias, 1, 1);
+}
+
+torch::Tensor torchs_3x3(const torch::Tensor& input, const torch::Tensor& weight,
+                         const torch::Tensor& bias) {
+  return at::conv2d(input, weight, bias, {1, 1}, {1, 1});
+}
+
+TEST(Convolution, of_bf16_is_computed_in_float32_where_there_are_no_tiles) {
+  if (!cpu_features().avx512) GTEST_SKIP() << "the processor has no AVX-512";
+  torch::manual_seed(6);
+  const auto map = [](std::int64_t channels) {
+    return torch::randn({5, channels, 30, 29}).to(torch::kBFloat16);
+  };
+  const Results from{map(64), map(128), torch::randn({64, 128, 3, 3}) * 0.05, {}};
+  auto input = from.input.clone().requires_grad_();
+  auto weight = from.weight.clone().requires_grad_();
+  const auto output = convolution_of(input, weight, {}, 1, 1);
+  EXPECT_EQ(output.scalar_type(), torch::kBFloat16);
+  output.backward(from.output);
+  const Results wanted = results_of(torchs_3x3, from, torch::kDouble);
+  // Rounded once, by up to 2^-8 of values that reach 6 standard deviations; weights' gradients are
+  // not.
+  EXPECT_LT(difference(output.detach(), wanted.output), 6.0 / 256);
+  EXPECT_LT(difference(input.grad(), wanted.input), 6.0 / 256);
+  EXPECT_EQ(weight.grad().scalar_type(), torch::kFloat);
+  EXPECT_LT(difference(weight.grad(), wanted.weight), 2e-5);
+}
+
+/// What would be a single pass over all blocks is several here, the last of them shorter.
+TEST(Convolution, sums_weight_gradients_over_many_blocks) {
+  torch::manual_seed(7);
+  const Results from{torch::randn({7, 64, 33, 41}),
+                     torch::randn({7, 64, 33, 41}),
+                     torch::randn({64, 64, 3, 3}) * 0.05,
+                     {}};
+  const Results wanted = results_of(torchs_3x3, from, torch::kDouble);
+  const Results got = results_of(ours_3x3, from, torch::kFloat);
+  EXPECT_LT(difference(got.weight, wanted.weight), 2e-5);
+}
 
 TEST(Convolution, gives_no_gradient_that_nobody_asked_for) {
   const auto input = torch::randn({1, 64, 8, 8});

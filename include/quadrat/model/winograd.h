@@ -7,6 +7,11 @@
 
 namespace quadrat {
 
+/// Channels last, one map after the other.
+struct WinogradMaps {
+  std::int64_t count, height, width;
+};
+
 /// Convolution with 3x3 or 5x5 kernels of stride 1 by Winograd's minimal filtering, on six points:
 /// blocks of 4x4 (3x3 kernels) or 2x2 outputs (5x5) of all channels become 36 products of small
 /// matrices, with 4 or 2.8 times fewer multiplications than the definition has (Lavin and Gray,
@@ -34,15 +39,11 @@ class WinogradConvolution {
 
   std::int64_t channels_out() const { return channels_out_; }
 
-  struct Maps {
-    std::int64_t count, height, width;
-  };
-
   /// @param in [count, height, width, channels_in]: float32, or bf16's bits
   /// @param addend nothing, or what is added before the ReLU, of the output's shape; may be `out`
   /// @param out [count, height, width, channels_out]
   template <typename T>
-  void run(const T* in, Maps maps, const T* addend, bool relu, T* out) const;
+  void run(const T* in, WinogradMaps maps, const T* addend, bool relu, T* out) const;
 
  private:
   WinogradConvolution(std::int64_t channels_in, std::int64_t channels_out, std::int64_t kernel,
@@ -56,6 +57,26 @@ class WinogradConvolution {
   std::int64_t padding_;
   AlignedBytes weights_;  ///< float [36, channels_out / 64, channels_in, 64]
   std::vector<float> bias_;
+};
+
+/// The gradient of such a convolution's weights, by the same algorithm turned round: both maps go
+/// to the 36 points, where blocks are summed as products of matrices, and the sums to the kernels'
+/// taps. What it becomes depends on the number of maps, not on torch's threads, which share the
+/// work.
+class WinogradWeightGradient {
+ public:
+  /// Both numbers of channels have to be multiples of 64, and the convolution supported.
+  WinogradWeightGradient(std::int64_t channels_in, std::int64_t channels_out, std::int64_t kernel)
+      : channels_in_(channels_in), channels_out_(channels_out), kernel_(kernel) {}
+
+  /// @param in [count, height, width, channels_in]: float32, or bf16's bits
+  /// @param gradient of the outputs: [count, height, width, channels_out], of the same type
+  /// @param out [channels_out, kernel, kernel, channels_in]
+  template <typename T>
+  void run(const T* in, const T* gradient, WinogradMaps maps, float* out) const;
+
+ private:
+  std::int64_t channels_in_, channels_out_, kernel_;
 };
 
 }  // namespace quadrat
