@@ -14,24 +14,15 @@ using torch::autograd::AutogradContext;
 
 constexpr auto kChannelsLast = torch::MemoryFormat::ChannelsLast;
 
-/// Whether fewer products in float32 are quicker than all of them in bf16. Tiles of bf16 multiply
-/// ten times as fast as float32, pairs of bf16 twice; 3x3 kernels then win while there are so few
-/// channels that their weights stay in the cache.
-bool beats_bf16(const torch::Tensor& weight) {
-  constexpr std::int64_t kMostWeights = 3 * 3 * 128 * 128;
-  const CpuFeatures cpu = cpu_features();
-  return !cpu.amx && (!cpu.bf16 || (weight.size(2) == 3 && weight.numel() <= kMostWeights));
-}
-
 bool has_winograd(const torch::Tensor& input, const torch::Tensor& weight, std::int64_t stride,
                   std::int64_t padding) {
   if (!input.is_cpu() || weight.scalar_type() != torch::kFloat) return false;
+  const auto size = weight.size(2), in = weight.size(1), out = weight.size(0);
   const bool is_fp32 =
       input.scalar_type() == torch::kFloat && !at::autocast::is_autocast_enabled(torch::kCPU);
-  const bool is_bf16 = input.scalar_type() == torch::kBFloat16 && beats_bf16(weight);
-  if (!is_fp32 && !is_bf16) return false;
-  const auto size = weight.size(2), in = weight.size(1), out = weight.size(0);
-  return weight.size(3) == size &&
+  const bool is_bf16 =
+      input.scalar_type() == torch::kBFloat16 && WinogradConvolution::beats_bf16(size, in, out);
+  return (is_fp32 || is_bf16) && weight.size(3) == size &&
          WinogradConvolution::is_supported(size, stride, padding, in, out) &&
          WinogradConvolution::is_supported(size, stride, padding, out, in);
 }

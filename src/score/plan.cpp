@@ -247,7 +247,9 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
                                         : quantise_linear(weight, in.sizes());
       } else if (is_convolution &&
                  WinogradConvolution::is_supported(layer.kernel, layer.stride, layer.padding,
-                                                   in.size(1), weight.size(0))) {
+                                                   in.size(1), weight.size(0)) &&
+                 (dtype == torch::kFloat ||
+                  WinogradConvolution::beats_bf16(layer.kernel, in.size(1), weight.size(0)))) {
         step.winograd = std::make_unique<WinogradConvolution>(
             weight.contiguous(kChannelsLast).const_data_ptr<float>(), bias.const_data_ptr<float>(),
             in.size(1), weight.size(0), layer.kernel);
