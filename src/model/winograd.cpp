@@ -16,45 +16,37 @@ constexpr std::int64_t kMostBlocks = 48;  // between the transforms; more leave 
 
 #if QUADRAT_WINOGRAD
 
-/// 16 x 16 kernels of 3x3 or 5x5 taps to the 36 points, along both axes.
-/// @param taps the first kernel's first 16 input channels: [16 outputs, Kernel, Kernel, ..]
-/// @param step from output to output, `step_tap` from tap to tap @param is_turned taps from the
-/// last
-/// @param points [36, 16 outputs, 16 inputs]
+/// The kernels of 16 channels and one other to the 36 points, along both axes.
+/// @param taps the first kernel's first tap, `step_tap` from the next one
+/// @param step from channel to channel: 1 or more @param points `plane` apart
 template <int Kernel>
-QUADRAT_AVX512_FUNCTION void transform_kernels(const float* taps, std::int64_t step,
-                                               std::int64_t step_tap, bool is_turned,
-                                               float* points) {
+QUADRAT_AVX512_FUNCTION void transform_kernels(const float* taps, std::int64_t step_tap,
+                                               std::int64_t step, float* points,
+                                               std::int64_t plane) {
   const auto rows = kernel_transform(Kernel);
-  for (std::int64_t k = 0; k < kLanes; ++k, taps += step) {
-    __m512 half[kPatch][Kernel];
-    for (std::size_t x = 0; x < Kernel; ++x) {
-      for (auto& row : half) row[x] = _mm512_setzero_ps();
-      for (std::size_t y = 0; y < Kernel; ++y) {
-        const auto tap = static_cast<std::int64_t>(y * Kernel + x);
-        const __m512 values = load(taps + (is_turned ? Kernel * Kernel - 1 - tap : tap) * step_tap);
-        for (std::size_t i = 0; i < kPatch; ++i)
-          half[i][x] = _mm512_fmadd_ps(all(rows[i][y]), values, half[i][x]);
-      }
-    }
-    for (std::size_t i = 0; i < kPatch; ++i) {
-      for (std::size_t j = 0; j < kPatch; ++j) {
-        __m512 value = _mm512_mul_ps(all(rows[j][0]), half[i][0]);
-        for (std::size_t x = 1; x < Kernel; ++x)
-          value = _mm512_fmadd_ps(all(rows[j][x]), half[i][x], value);
-        _mm512_store_ps(points + (static_cast<std::int64_t>(i * kPatch + j) * kLanes + k) * kLanes,
-                        value);
-      }
+  const __m512i lanes =
+      _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                         _mm512_set1_epi32(static_cast<int>(step)));
+  __m512 half[kPatch][Kernel];
+  for (auto& row : half) {
+    for (__m512& value : row) value = _mm512_setzero_ps();
+  }
+  for (std::size_t y = 0; y < Kernel; ++y) {
+    for (std::size_t x = 0; x < Kernel; ++x, taps += step_tap) {
+      const __m512 values =
+          step == 1 ? load(taps) : _mm512_i32gather_ps(lanes, taps, sizeof(float));
+      for (std::size_t i = 0; i < kPatch; ++i)
+        half[i][x] = _mm512_fmadd_ps(all(rows[i][y]), values, half[i][x]);
     }
   }
-}
-
-/// Column `column` of a [16, 16].
-QUADRAT_AVX512_FUNCTION void copy_column(const float* square, std::int64_t column, float* to) {
-  const __m512i rows =
-      _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                         _mm512_set1_epi32(static_cast<int>(kLanes)));
-  _mm512_store_ps(to, _mm512_i32gather_ps(rows, square + column, sizeof(float)));
+  for (const auto& row : half) {
+    for (std::size_t j = 0; j < kPatch; ++j, points += plane) {
+      __m512 value = _mm512_mul_ps(all(rows[j][0]), row[0]);
+      for (std::size_t x = 1; x < Kernel; ++x)
+        value = _mm512_fmadd_ps(all(rows[j][x]), row[x], value);
+      _mm512_store_ps(points, value);
+    }
+  }
 }
 
 #endif  // QUADRAT_WINOGRAD
@@ -93,22 +85,19 @@ float* WinogradConvolution::panel(std::int64_t point, std::int64_t channel_out,
 void WinogradConvolution::transform(const float* weight, std::int64_t inputs, std::int64_t outputs,
                                     std::int64_t kernel, bool is_turned) {
 #if QUADRAT_WINOGRAD
-  const std::int64_t step = kernel * kernel * inputs;
+  const std::int64_t taps = kernel * kernel, step = taps * inputs;
+  const std::int64_t plane = channels_out_ * channels_in_;
   const auto transform_16 = kernel == 3 ? transform_kernels<3> : transform_kernels<5>;
-  alignas(kAlignment) std::array<float, kPoints * kLanes * kLanes> points;
-  for (std::int64_t k = 0; k < outputs; k += kLanes) {
+  if (is_turned) {
     for (std::int64_t c = 0; c < inputs; c += kLanes) {
-      transform_16(weight + k * step + c, step, inputs, is_turned, points.data());
-      for (std::int64_t point = 0; point < kPoints; ++point) {
-        const float* const square = points.data() + point * kLanes * kLanes;
-        for (std::int64_t i = 0; i < kLanes; ++i) {
-          if (is_turned) {
-            std::copy_n(square + i * kLanes, kLanes, panel(point, c, k + i));
-          } else {
-            copy_column(square, i, panel(point, k, c + i));
-          }
-        }
-      }
+      for (std::int64_t k = 0; k < outputs; ++k)
+        transform_16(weight + k * step + (taps - 1) * inputs + c, -inputs, 1, panel(0, c, k),
+                     plane);
+    }
+  } else {
+    for (std::int64_t k = 0; k < outputs; k += kLanes) {
+      for (std::int64_t c = 0; c < inputs; ++c)
+        transform_16(weight + k * step + c, inputs, step, panel(0, k, c), plane);
     }
   }
 #endif
