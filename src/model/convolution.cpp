@@ -20,8 +20,8 @@ bool has_winograd(const torch::Tensor& input, const torch::Tensor& weight, std::
   const auto size = weight.size(2), in = weight.size(1), out = weight.size(0);
   const bool is_fp32 =
       input.scalar_type() == torch::kFloat && !at::autocast::is_autocast_enabled(torch::kCPU);
-  const bool is_bf16 =
-      input.scalar_type() == torch::kBFloat16 && WinogradConvolution::beats_bf16(size, in, out);
+  const bool is_bf16 = input.scalar_type() == torch::kBFloat16 && !cpu_features().amx &&
+                       WinogradConvolution::beats_bf16(size, in, out);
   return (is_fp32 || is_bf16) && weight.size(3) == size &&
          WinogradConvolution::is_supported(size, stride, padding, in, out) &&
          WinogradConvolution::is_supported(size, stride, padding, out, in);

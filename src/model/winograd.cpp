@@ -23,7 +23,7 @@ template <int Kernel>
 QUADRAT_AVX512_FUNCTION void transform_kernels(const float* taps, std::int64_t step_tap,
                                                std::int64_t step, float* points,
                                                std::int64_t plane) {
-  const auto rows = kernel_transform(Kernel);
+  static constexpr auto rows = kernel_transform(Kernel);
   const __m512i lanes =
       _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
                          _mm512_set1_epi32(static_cast<int>(step)));
@@ -59,6 +59,11 @@ bool WinogradConvolution::is_supported(std::int64_t kernel, std::int64_t stride,
   return QUADRAT_WINOGRAD != 0 && cpu_features().avx512 && (kernel == 3 || kernel == 5) &&
          stride == 1 && padding == (kernel - 1) / 2 && channels_in % kLanes == 0 &&
          channels_in <= kMostChannels && channels_out % kPanel == 0;
+}
+
+bool WinogradConvolution::beats_bf16(std::int64_t kernel, std::int64_t channels_in,
+                                     std::int64_t channels_out) {
+  return !cpu_features().bf16 || (kernel == 3 && channels_in * channels_out <= 128 * 128);
 }
 
 WinogradConvolution::WinogradConvolution(std::int64_t channels_in, std::int64_t channels_out,

@@ -34,7 +34,7 @@ constexpr std::size_t kAlignment = AlignedBytes::kAlignment;
 
 /// Evaluates a kernel of `size` taps at the six points: row i holds a_i^j / prod_(k != i) (a_i -
 /// a_k).
-inline std::array<std::array<double, 5>, kPatch> kernel_transform(std::int64_t size) {
+constexpr std::array<std::array<double, 5>, kPatch> kernel_transform(std::int64_t size) {
   constexpr std::array<double, 5> kAt{0, kA, -kA, kB, -kB};
   std::array<std::array<double, 5>, kPatch> rows{};
   for (std::size_t i = 0; i < kAt.size(); ++i) {
@@ -69,18 +69,21 @@ struct Grid {
   std::int64_t side, down, across;
 };
 
+/// All channels of a pixel outside a map.
+template <typename T>
+alignas(AlignedBytes::kAlignment) inline constexpr std::array<T, kMostChannels> kNothing{};
+
 /// The Side x Side pixels of all channels from `corner` on, zeros where there is no map.
 template <std::size_t Side, typename T>
 std::array<const T*, Side * Side> pixels_at(const T* in, WinogradMaps maps, std::int64_t channels,
                                             Grid::Corner corner) {
-  alignas(AlignedBytes::kAlignment) static constexpr std::array<T, kMostChannels> kNothing{};
   std::array<const T*, Side * Side> pixels;
   for (std::size_t i = 0; i < pixels.size(); ++i) {
     const std::int64_t row = corner.row + static_cast<std::int64_t>(i / Side);
     const std::int64_t column = corner.column + static_cast<std::int64_t>(i % Side);
     const bool is_inside = row >= 0 && row < maps.height && column >= 0 && column < maps.width;
     pixels[i] = is_inside ? in + ((corner.map * maps.height + row) * maps.width + column) * channels
-                          : kNothing.data();
+                          : kNothing<T>.data();
   }
   return pixels;
 }
@@ -101,7 +104,7 @@ QUADRAT_AVX512 __m512 load(const std::uint16_t* at) {
 
 QUADRAT_AVX512 void store(float* at, __m512 values) { _mm512_storeu_ps(at, values); }
 
-/// To the nearest bf16, ties to even. Nothing here is not a number.
+/// To the nearest bf16, ties to even. What came of computing and is no number stays none.
 QUADRAT_AVX512 void store(std::uint16_t* at, __m512 values) {
   const __m512i bits = _mm512_castps_si512(values);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -170,9 +173,9 @@ QUADRAT_AVX512 void from_points(const __m512 (&m)[6], __m512 (&o)[Block]) {
   }
 }
 
-/// Where the 36 rows of a patch go: a point's are `plane` floats after the last one's, and every 64
-/// channels `panel` after those before them.
-struct Rows {
+/// Where the 36 rows of a patch go: from point to point `plane` floats on, and from 64 channels to
+/// the next `panel`.
+struct PointRows {
   float* first;
   std::int64_t plane, panel;
 };
@@ -181,7 +184,7 @@ struct Rows {
 /// looks at, or the gradients of a block of 4 or 2.
 template <std::size_t Side, typename T>
 QUADRAT_AVX512_FUNCTION void transform_patch(const std::array<const T*, Side * Side>& pixels,
-                                             std::int64_t channels, Rows rows) {
+                                             std::int64_t channels, PointRows rows) {
   for (std::int64_t c = 0; c < channels; c += kLanes) {
     alignas(kAlignment) float columns[kPatch][Side][kLanes];
     __m512 d[Side], t[6];

@@ -30,7 +30,7 @@ std::int64_t blocks_per_pass(std::int64_t blocks, std::int64_t channels) {
 template <int Kernel>
 QUADRAT_AVX512_FUNCTION void gather_taps(const float* points, std::int64_t plane, float* taps,
                                          std::int64_t step_tap) {
-  const auto rows = kernel_transform(Kernel);
+  static constexpr auto rows = kernel_transform(Kernel);
   __m512 half[Kernel][kPatch];
   for (std::size_t x = 0; x < kPatch; ++x) {
     for (auto& row : half) row[x] = _mm512_setzero_ps();
@@ -60,6 +60,10 @@ void WinogradWeightGradient::run(const T* in, const T* gradient, WinogradMaps ma
                                  float* out) const {
 #if QUADRAT_WINOGRAD
   const Grid grid(maps, kPatch + 1 - kernel_);
+  if (grid.blocks() == 0) {
+    std::fill_n(out, channels_out_ * kernel_ * kernel_ * channels_in_, 0.0F);
+    return;
+  }
   const std::int64_t padding = (kernel_ - 1) / 2;
   const std::int64_t most = blocks_per_pass(grid.blocks(), channels_in_ + channels_out_);
   // The inputs' points as [36, channels_in / 64, blocks, 64], the gradients' as [36, blocks,
@@ -83,7 +87,7 @@ void WinogradWeightGradient::run(const T* in, const T* gradient, WinogradMaps ma
         const Grid::Corner before{corner.map, corner.row - padding, corner.column - padding};
         transform_patch<kPatch>(pixels_at<kPatch>(in, maps, channels_in_, before), channels_in_,
                                 {points_in + b * kPanel, plane_in, most * kPanel});
-        const Rows rows{points_out + b * row_out, plane_out, kPanel};
+        const PointRows rows{points_out + b * row_out, plane_out, kPanel};
         if (kernel_ == 3) {
           transform_patch<4>(pixels_at<4>(gradient, maps, channels_out_, corner), channels_out_,
                              rows);

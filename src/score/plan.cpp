@@ -100,7 +100,7 @@ struct Plan::Impl {
     at::Tensor packed;
     at::Tensor bias;
     QuantisedWeight quantised;                      // in int8 instead of `packed`
-    std::unique_ptr<WinogradConvolution> winograd;  // where it can: instead of `packed`
+    std::unique_ptr<WinogradConvolution> winograd;  // where quicker: instead of `packed`
     std::unique_ptr<AmxConvolution> amx;            // where it can: instead of all of these
     std::optional<Layer> pool;                      // which follows `amx` and is computed with it
     Quantisation in, before, out;                   // of the input, the addend, the output

@@ -1,19 +1,17 @@
 #include "convolution.h"
 
+#include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <functional>
+#include <limits>
 #include <string>
 
 #include "quadrat/base/cpu.h"
 
 namespace quadrat {
 namespace {
-
-// What is tested of bf16 is what processors without AMX do.
-const int kAsWithoutAmx = setenv("QUADRAT_NO_AMX", "1", 1);
 
 struct Case {
   std::int64_t in, out, size, stride, padding;
@@ -111,8 +109,17 @@ torch::Tensor torchs_3x3(const torch::Tensor& input, const torch::Tensor& weight
   return at::conv2d(input, weight, bias, {1, 1}, {1, 1});
 }
 
-TEST(Convolution, of_bf16_is_computed_in_float32_where_there_are_no_tiles) {
-  if (!cpu_features().avx512) GTEST_SKIP() << "the processor has no AVX-512";
+/// Under autocast to bf16, as training has it.
+torch::Tensor autocast(const std::function<torch::Tensor()>& work) {
+  at::autocast::set_autocast_enabled(torch::kCPU, true);
+  at::autocast::set_autocast_dtype(torch::kCPU, torch::kBFloat16);
+  auto output = work();
+  at::autocast::clear_cache();
+  at::autocast::set_autocast_enabled(torch::kCPU, false);
+  return output;
+}
+
+TEST(Convolution, of_bf16_is_computed_in_float32_unless_there_are_tiles) {
   torch::manual_seed(6);
   const auto map = [](std::int64_t channels) {
     return torch::randn({5, channels, 30, 29}).to(torch::kBFloat16);
@@ -120,8 +127,12 @@ TEST(Convolution, of_bf16_is_computed_in_float32_where_there_are_no_tiles) {
   const Results from{map(64), map(128), torch::randn({64, 128, 3, 3}) * 0.05, {}};
   auto input = from.input.clone().requires_grad_();
   auto weight = from.weight.clone().requires_grad_();
-  const auto output = convolution_of(input, weight, {}, 1, 1);
+  const auto output = autocast([&] { return ours_3x3(input, weight, {}); });
+  const auto plain = autocast([&] { return torchs_3x3(input, weight, {}); });
   EXPECT_EQ(output.scalar_type(), torch::kBFloat16);
+  const CpuFeatures cpu = cpu_features();
+  ASSERT_EQ(torch::equal(output, plain), cpu.amx || !cpu.avx512);
+  if (cpu.amx || !cpu.avx512) return;
   output.backward(from.output);
   const Results wanted = results_of(torchs_3x3, from, torch::kDouble);
   // Rounded once, by up to 2^-8 of values that reach 6 standard deviations; weights' gradients are
@@ -132,16 +143,39 @@ TEST(Convolution, of_bf16_is_computed_in_float32_where_there_are_no_tiles) {
   EXPECT_LT(difference(weight.grad(), wanted.weight), 2e-5);
 }
 
-/// What would be a single pass over all blocks is several here, the last of them shorter.
+/// More blocks than one pass takes: 248 and 247.
 TEST(Convolution, sums_weight_gradients_over_many_blocks) {
   torch::manual_seed(7);
-  const Results from{torch::randn({7, 64, 33, 41}),
-                     torch::randn({7, 64, 33, 41}),
+  const Results from{torch::randn({5, 64, 33, 41}),
+                     torch::randn({5, 64, 33, 41}),
                      torch::randn({64, 64, 3, 3}) * 0.05,
                      {}};
   const Results wanted = results_of(torchs_3x3, from, torch::kDouble);
   const Results got = results_of(ours_3x3, from, torch::kFloat);
   EXPECT_LT(difference(got.weight, wanted.weight), 2e-5);
+}
+
+/// What a rank computes where others have the step's last tiles.
+TEST(Convolution, of_no_map_has_gradients_of_zero) {
+  auto input = torch::empty({0, 64, 8, 8}).requires_grad_();
+  auto weight = torch::randn({64, 64, 3, 3}).requires_grad_();
+  const auto output = ours_3x3(input, weight, {});
+  EXPECT_EQ(output.sizes(), torch::IntArrayRef({0, 64, 8, 8}));
+  output.sum().backward();
+  EXPECT_TRUE(torch::equal(weight.grad(), torch::zeros_like(weight)));
+}
+
+TEST(Convolution, that_diverged_shows_in_all_gradients) {
+  for (const auto type : {torch::kFloat, torch::kBFloat16}) {
+    const auto map = torch::full({1, 64, 8, 8}, std::numeric_limits<float>::quiet_NaN()).to(type);
+    auto input = map.clone().requires_grad_();
+    auto weight = torch::randn({64, 64, 3, 3}).requires_grad_();
+    const auto convolve = [&] { return ours_3x3(input, weight, {}); };
+    const auto output = type == torch::kBFloat16 ? autocast(convolve) : convolve();
+    output.backward(map);
+    for (const torch::Tensor& found : {output, input.grad(), weight.grad()})
+      EXPECT_TRUE(found.isnan().all().item<bool>());
+  }
 }
 
 TEST(Convolution, gives_no_gradient_that_nobody_asked_for) {

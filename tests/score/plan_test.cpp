@@ -125,8 +125,8 @@ TEST_P(PlanOf, amx_costs_little_nearness) {
     const auto b = without.infer(tiles_).features.to(torch::kFloat64);
     EXPECT_FALSE(torch::equal(a, b)) << to_string(precision) << ": AMX was used in both";
     const double error = relative_error(a, wanted.features);
-    // Without AMX, bf16's convolutions of stride 1 multiply float32 weights by Winograd's
-    // algorithm; AMX rounds the weights to bf16 too.
+    // Without AMX, bf16's convolutions by Winograd's algorithm multiply float32 weights; AMX rounds
+    // the weights to bf16 too.
     EXPECT_LT(error, 1.5 * relative_error(b, wanted.features)) << to_string(precision);
   }
 }

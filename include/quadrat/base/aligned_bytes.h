@@ -16,9 +16,11 @@ class AlignedBytes {
   void grow(std::size_t size) {
     if (size <= size_) return;
     bytes_.reset();
-    size_ = (size + kAlignment - 1) / kAlignment * kAlignment;
-    bytes_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, size_)));
+    size_ = 0;
+    const std::size_t whole = (size + kAlignment - 1) / kAlignment * kAlignment;
+    bytes_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, whole)));
     if (!bytes_) throw std::bad_alloc();
+    size_ = whole;
   }
 
  private:

@@ -27,12 +27,10 @@ class WinogradConvolution {
   static bool is_supported(std::int64_t kernel, std::int64_t stride, std::int64_t padding,
                            std::int64_t channels_in, std::int64_t channels_out);
 
-  /// Whether that is quicker than the definition's products in bf16 where a processor multiplies
-  /// pairs of it, twice as fast as float32 (AMX: ten times): 3x3 kernels are, if so few that they
-  /// stay in the cache.
-  static bool beats_bf16(std::int64_t kernel, std::int64_t channels_in, std::int64_t channels_out) {
-    return kernel == 3 && channels_in * channels_out <= 128 * 128;
-  }
+  /// Whether float32 by this algorithm is quicker than the definition in bf16 on this processor.
+  /// Where it multiplies pairs of bf16, in the time of one float32, 3x3 kernels are as long as
+  /// their points stay in the cache. With AMX, which callers ask for first, none is.
+  static bool beats_bf16(std::int64_t kernel, std::int64_t channels_in, std::int64_t channels_out);
 
   /// @param weight [channels_out, kernel, kernel, channels_in]
   /// @param bias [channels_out]; null: none
@@ -72,7 +70,7 @@ class WinogradConvolution {
 /// work.
 class WinogradWeightGradient {
  public:
-  /// Both numbers of channels have to be multiples of 64, and the convolution supported.
+  /// The convolution has to be supported, and with its channels exchanged.
   WinogradWeightGradient(std::int64_t channels_in, std::int64_t channels_out, std::int64_t kernel)
       : channels_in_(channels_in), channels_out_(channels_out), kernel_(kernel) {}
 

@@ -42,8 +42,8 @@ struct Calibration {
 /// A network compiled for this CPU: layers fused, weights prepacked, activations channels-last,
 /// shapes fixed, through the oneDNN operators that LibTorch registers
 /// (mkldnn::_convolution_pointwise and its relatives). Where there is AMX, convolutions in bf16 and
-/// int8 are our own; where there is AVX-512, those of stride 1 in fp32, and in bf16 without AMX, go
-/// by Winograd's algorithm.
+/// int8 are our own; where there is AVX-512, those of stride 1 in fp32, and in bf16 without AMX if
+/// that is quicker, go by Winograd's algorithm.
 ///
 /// Convolutions run on `kTilesAtOnce` tiles at a time, so that activations stay in the cache, with
 /// AMX the first of them on one; fully connected layers on all of the batch, so that their weights
