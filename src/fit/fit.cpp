@@ -381,9 +381,7 @@ int fit(const FitOptions& options, const Settings& config) {
   RunFolder folder(options.runs, options.output_model_name);
   std::int64_t is_complete = 0;
   mpi::together(ranks, [&] {
-    if (ranks.is_root())
-      is_complete =
-          folder.is_complete(config, may_change_on_resume, options.resume == "auto") ? 1 : 0;
+    if (ranks.is_root()) is_complete = folder.is_complete(config, options.resume == "auto") ? 1 : 0;
   });
   if (ranks.sum(is_complete) != 0) {
     if (ranks.is_root()) fmt::print("run {} is complete; nothing to do\n", folder.path().native());

@@ -21,8 +21,7 @@ int or_mark_failed(const std::function<int()>& work, const std::function<void()>
 
 RunFolder::RunFolder(Path runs, std::string name) : path_(std::move(runs) / std::move(name)) {}
 
-bool RunFolder::is_complete(const Settings& config, bool (*may_differ)(const std::string&),
-                            bool may_go_on) const {
+bool RunFolder::is_complete(const Settings& config, bool may_go_on) const {
   std::error_code ignored;
   if (!std::filesystem::exists(record(), ignored)) {
     if (std::filesystem::exists(path_, ignored) && !std::filesystem::is_directory(path_, ignored)) {
@@ -34,7 +33,7 @@ bool RunFolder::is_complete(const Settings& config, bool (*may_differ)(const std
   const RunRecord earlier = read_run_summary(record());
   std::vector<std::string> differing;
   for (const Setting& now : config) {
-    if (may_differ(now.name)) continue;
+    if (is_how_it_ran(now.name)) continue;
     const std::string before = setting(earlier.config, now.name);
     if (before != now.value)
       differing.push_back(fmt::format("--{} was '{}' and is '{}'", now.name, printable(before),

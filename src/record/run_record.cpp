@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 
 #include "hdf5.h"
@@ -120,6 +121,12 @@ void choose_most_probable(Predictions& predictions, std::size_t classes) {
     predictions.predicted.push_back(
         static_cast<std::uint16_t>(std::max_element(row, row + columns) - row));
   }
+}
+
+bool is_how_it_ran(std::string_view option) {
+  constexpr std::array<std::string_view, 7> kHow{
+      "resume", "device", "threads", "memory_limit", "scratch", "runs", "watchdog_seconds"};
+  return std::find(kHow.begin(), kHow.end(), option) != kHow.end();
 }
 
 std::string_view to_string(RunStatus status) {

@@ -11,7 +11,6 @@
 #include <cstdlib>
 #include <limits>
 #include <map>
-#include <set>
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/text.h"
@@ -35,10 +34,11 @@ constexpr std::array<MetricInfo, 4> kMetrics{
 
 const MetricInfo& info(Metric metric) { return kMetrics[static_cast<std::size_t>(metric)]; }
 
-/// Settings that say where or under what name, not what was trained.
-const std::set<std::string, std::less<>> kNotWhatWasTrained{
-    "seed",         "output_model_name", "runs",       "resume",      "scratch", "features",
-    "log_interval", "config_filename",   "tile_store", "memory_limit"};
+/// Whether runs that differ in it are of one training.
+bool is_of_the_run(const std::string& option) {
+  return is_how_it_ran(option) || option == "seed" || option == "output_model_name" ||
+         option == "features";
+}
 
 std::string missing(const Path& folder) {
   std::error_code error;
@@ -187,7 +187,7 @@ std::vector<RunGroup> group_by_settings(const std::vector<RunEntry>& entries, Me
       std::sort(settings.begin(), settings.end(),
                 [](const Setting& a, const Setting& b) { return a.name < b.name; });
       for (const Setting& s : settings) {
-        if (!kNotWhatWasTrained.contains(s.name)) key += s.name + '\0' + s.value + '\0';
+        if (!is_of_the_run(s.name)) key += s.name + '\0' + s.value + '\0';
       }
     } else {
       key = "unreadable " + entry.name;

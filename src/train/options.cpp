@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <array>
 #include <string_view>
 
 #include "quadrat/base/error.h"
@@ -71,12 +69,6 @@ double FinetuneOptions::effective_learning_rate() const {
   if (pretrained_model_type == "alexnet")
     return (retraining_type == "last_only" ? 0.01 : 0.005) * scale;
   return (from_scratch && retraining_type == "all" ? 0.05 : 0.01) * scale;
-}
-
-bool may_change_on_resume(const std::string& option) {
-  constexpr std::array<std::string_view, 7> kHow{
-      "resume", "device", "threads", "memory_limit", "scratch", "runs", "watchdog_seconds"};
-  return std::find(kHow.begin(), kHow.end(), option) != kHow.end();
 }
 
 }  // namespace quadrat

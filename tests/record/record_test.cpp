@@ -357,6 +357,13 @@ TEST_F(RecordTest, reading_says_nothing_on_stderr) {
 
 // DESIGN, section 8: true and false positives and false negatives of 384 tiles, and the ratios that
 // follow.
+TEST(RunRecord, tells_how_a_run_ran_from_what_it_computed) {
+  EXPECT_TRUE(is_how_it_ran("threads"));
+  EXPECT_TRUE(is_how_it_ran("device"));
+  EXPECT_FALSE(is_how_it_ran("seed"));
+  EXPECT_FALSE(is_how_it_ran("precision"));
+}
+
 class TileSummariesTest : public test::InFolder {
  protected:
   TileSummaries of(const std::string& lines) {

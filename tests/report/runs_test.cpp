@@ -79,9 +79,9 @@ TEST_F(RunsTest, list_names_what_it_cannot_read) {
               AllOf(HasSubstr("\ngood,complete,"), HasSubstr("\nforeign,unreadable,")));
 }
 
-TEST_F(RunsTest, seeds_are_grouped) {
+TEST_F(RunsTest, seeds_are_grouped_wherever_they_ran) {
   keep("a0", {0.20}, {{"seed", "0"}});
-  keep("a1", {0.22}, {{"seed", "1"}});
+  keep("a1", {0.22}, {{"seed", "1"}, {"device", "cuda"}, {"threads", "4"}});
   keep("a2", {0.24}, {{"seed", "2"}});
   keep("b", {0.30}, {{"learning_rate", "0.1"}});
   const std::vector<RunEntry> entries = list_runs(folder_);

@@ -230,11 +230,5 @@ TEST(FeatureCache, gathers_the_views_asked_for) {
   EXPECT_TRUE(torch::equal(rows, torch::tensor({{90.F}, {31.F}, {50.F}})));
 }
 
-TEST(Options, what_may_change_when_a_run_is_gone_on_with) {
-  EXPECT_TRUE(may_change_on_resume("threads"));
-  EXPECT_FALSE(may_change_on_resume("seed"));
-  EXPECT_FALSE(may_change_on_resume("precision"));
-}
-
 }  // namespace
 }  // namespace quadrat

@@ -24,13 +24,12 @@ class RunFolder {
   Path checkpoint() const { return path_ / "checkpoint.safetensors"; }
   Path model() const { return path_ / "model.safetensors"; }
 
-  /// Whether an earlier start of the same run has done it all. `may_differ(option)` are left out of
-  /// the comparison.
+  /// Whether an earlier start of the same run has done it all. Options for which is_how_it_ran may
+  /// differ.
   /// @param may_go_on whether an unfinished run of that name is to be gone on with
   /// @throws InputError where a run of that name has other settings, naming the first that differ,
   ///   or is unfinished and not to be gone on with
-  bool is_complete(const Settings& config, bool (*may_differ)(const std::string&),
-                   bool may_go_on) const;
+  bool is_complete(const Settings& config, bool may_go_on) const;
 
   /// Makes the folder, holds it for as long as this object lives, and removes what killed processes
   /// left there. @throws IoError @throws InputError where another process is at work in it, or was

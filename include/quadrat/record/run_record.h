@@ -36,6 +36,10 @@ struct Predictions {
 /// Sets `predicted` from `probabilities`: of equally probable classes the first.
 void choose_most_probable(Predictions& predictions, std::size_t classes);
 
+/// Whether an option says where and how a run computed, not what: it may differ when the run is
+/// gone on with, and does not tell one training from another.
+bool is_how_it_ran(std::string_view option);
+
 /// runs/NAME/run.h5: everything known of a training run. Schema "quadrat-run" version 1.
 struct RunRecord {
   std::string name;

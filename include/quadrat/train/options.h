@@ -57,8 +57,4 @@ struct FinetuneOptions {
   double effective_learning_rate() const;
 };
 
-/// Options that may differ when a run is gone on with: they say where and how it runs, not what it
-/// computes.
-bool may_change_on_resume(const std::string& option);
-
 }  // namespace quadrat
