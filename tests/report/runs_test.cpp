@@ -27,9 +27,8 @@ class RunsTest : public test::InFolder {
     RunRecord run = test::made_run(name, 0, 12, static_cast<std::uint32_t>(errors.size()));
     for (std::size_t i = 0; i < errors.size(); ++i) run.epochs[i].validation_error = errors[i];
     for (const Setting& other : config) {
-      for (Setting& setting : run.config) {
-        if (setting.name == other.name) setting = other;
-      }
+      std::erase_if(run.config, [&](const Setting& s) { return s.name == other.name; });
+      run.config.push_back(other);
     }
     make_folder(folder_ / name);
     write_run_record(folder_ / name / "run.h5", run);
