@@ -31,6 +31,10 @@ constexpr std::size_t kMaxAttributeBytes = std::size_t{16} << 20;
 /// claims.
 constexpr std::uint64_t kMaxExpansion = 1100;
 
+/// What is opened here is closed here, and records reach the disk by writes of our own. Of a
+/// damaged file HDF5 1.10 cannot close all, and would say so when the program exits.
+[[maybe_unused]] const herr_t kNothingAtExit = H5dont_atexit();
+
 struct Reasons {
   std::vector<std::string> texts;
 };

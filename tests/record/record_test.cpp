@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <fstream>
 
 #include "made_records.h"
@@ -241,30 +242,46 @@ TEST_F(RecordTest, cut_short_anywhere_is_refused) {
 
 // One flipped byte may be in a name or a number and so go unseen; what must not happen is anything
 // but a record or an error. Most of the file's structure carries checksums.
-TEST_F(RecordTest, flipped_bytes_never_crash) {
-  RunRecord record = test::made_run("made", 0, 300, 3);
-  write_run_record(path_, record);
-  Bytes bytes = read_file(path_);
-  KeyedRandom random({5});
-  int refused = 0;
-  constexpr int kTrials = 1500;
-  for (int trial = 0; trial < kTrials; ++trial) {
-    Bytes changed = bytes;
-    // Where the structure is: the head of the file.
-    const std::uint64_t range =
-        trial % 2 == 0 ? std::min<std::uint64_t>(4096, bytes.size()) : bytes.size();
-    for (int i = 0; i <= trial % 3; ++i) {
-      changed[random.below(range)] = static_cast<std::byte>(random.below(256));
+class DamagedRecordTest : public RecordTest {
+ protected:
+  /// Reads a record with up to three bytes changed, many times. @return how often it was refused
+  int read_damaged(int times) {
+    RunRecord record = test::made_run("made", 0, 300, 3);
+    write_run_record(path_, record);
+    const Bytes bytes = read_file(path_);
+    KeyedRandom random({5});
+    int refused = 0;
+    for (int trial = 0; trial < times; ++trial) {
+      Bytes changed = bytes;
+      // Where the structure is: the head of the file.
+      const std::uint64_t range =
+          trial % 2 == 0 ? std::min<std::uint64_t>(4096, bytes.size()) : bytes.size();
+      for (int i = 0; i <= trial % 3; ++i) {
+        changed[random.below(range)] = static_cast<std::byte>(random.below(256));
+      }
+      const Path path = folder_ / "changed.h5";
+      write_plainly(path, changed);
+      try {
+        read_run_record(path);
+      } catch (const InputError&) {
+        ++refused;
+      }
     }
-    const Path path = folder_ / "changed.h5";
-    write_plainly(path, changed);
-    try {
-      read_run_record(path);
-    } catch (const InputError&) {
-      ++refused;
-    }
+    return refused;
   }
-  EXPECT_GT(refused, kTrials / 10);
+
+  static constexpr int kTimes = 1500;
+};
+
+TEST_F(DamagedRecordTest, never_crashes) { EXPECT_GT(read_damaged(kTimes), kTimes / 10); }
+
+/// HDF5 1.10 cannot close some of what it opened in damaged files, and would say so.
+TEST_F(DamagedRecordTest, leaves_nothing_to_be_said_at_exit) {
+  const auto read_and_exit = [this] {
+    read_damaged(kTimes);
+    std::exit(0);
+  };
+  EXPECT_EXIT(read_and_exit(), testing::ExitedWithCode(0), testing::Not(HasSubstr("HDF5")));
 }
 
 TEST_F(RecordTest, score_record_is_no_run_record) {
@@ -355,8 +372,6 @@ TEST_F(RecordTest, reading_says_nothing_on_stderr) {
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
 }
 
-// DESIGN, section 8: true and false positives and false negatives of 384 tiles, and the ratios that
-// follow.
 TEST(RunRecord, tells_how_a_run_ran_from_what_it_computed) {
   EXPECT_TRUE(is_how_it_ran("threads"));
   EXPECT_TRUE(is_how_it_ran("device"));
@@ -399,6 +414,8 @@ TEST_F(TileSummariesTest, names_the_line_that_is_none) {
   }
 }
 
+// DESIGN, section 8: true and false positives and false negatives of 384 tiles, and the ratios that
+// follow.
 TEST(Metrics, published_example) {
   const std::vector<std::string> classes{"Barren", "Cultivated", "Developed",
                                          "Forest", "Herbaceous", "Shrub"};
