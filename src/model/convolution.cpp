@@ -1,6 +1,5 @@
 #include "convolution.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 
 #include "quadrat/base/cpu.h"
@@ -43,12 +42,8 @@ torch::Tensor run(const WinogradConvolution& convolution, const torch::Tensor& m
   auto out = torch::empty({maps.size(0), convolution.channels_out(), height, width},
                           maps.options().memory_format(kChannelsLast));
   with_type_of(maps, [&]<typename T>(T) {
-    const auto* from = static_cast<const T*>(maps.const_data_ptr());
-    auto* to = static_cast<T*>(out.mutable_data_ptr());
-    at::parallel_for(0, maps.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
-      convolution.run<T>(from + begin * maps.size(1) * height * width, {end - begin, height, width},
-                         nullptr, false, to + begin * out.size(1) * height * width);
-    });
+    convolution.run<T>(static_cast<const T*>(maps.const_data_ptr()), {maps.size(0), height, width},
+                       nullptr, false, static_cast<T*>(out.mutable_data_ptr()));
   });
   return out;
 }

@@ -1,5 +1,7 @@
 #include "quadrat/model/winograd.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <array>
 
@@ -127,11 +129,21 @@ WinogradConvolution WinogradConvolution::of_input_gradient(const float* weight,
 template <typename T>
 void WinogradConvolution::run(const T* in, WinogradMaps maps, const T* addend, bool relu,
                               T* out) const {
+  const std::int64_t pixels = maps.height * maps.width;
+  at::parallel_for(0, maps.count, 1, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t before = begin * pixels * channels_out_;
+    run_on_this_thread(in + begin * pixels * channels_in_, {end - begin, maps.height, maps.width},
+                       addend == nullptr ? nullptr : addend + before, relu, out + before);
+  });
+}
+
+template <typename T>
+void WinogradConvolution::run_on_this_thread(const T* in, WinogradMaps maps, const T* addend,
+                                             bool relu, T* out) const {
 #if QUADRAT_WINOGRAD
   const Grid grid(maps, block_);
   const std::int64_t blocks = grid.blocks();
-  const std::int64_t passes = (blocks + kMostBlocks - 1) / kMostBlocks;
-  const std::int64_t most = (blocks + passes - 1) / passes;
+  const std::int64_t most = blocks_per_pass(blocks, kMostBlocks);
   const std::int64_t plane_in = most * channels_in_ + kStagger;
   const std::int64_t plane_out = most * channels_out_ + kStagger;
   static thread_local AlignedBytes scratch;

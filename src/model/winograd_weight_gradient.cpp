@@ -12,17 +12,10 @@ using namespace winograd;
 
 namespace {
 
-/// Sums over the blocks of a pass are added to memory that leaves the cache from pass to pass: the
-/// more blocks, the better; what they become at the points is to stay in it.
+/// The sums of all weights are read and written once a pass, so that many blocks are good; memory
+/// between the transforms is limited.
 constexpr std::int64_t kMostBlocks = 256;
 constexpr std::int64_t kMostBytes = std::int64_t{32} << 20;
-
-std::int64_t blocks_per_pass(std::int64_t blocks, std::int64_t channels) {
-  const auto bytes_of_block = kPoints * channels * static_cast<std::int64_t>(sizeof(float));
-  const std::int64_t most = std::clamp<std::int64_t>(kMostBytes / bytes_of_block, 1, kMostBlocks);
-  const std::int64_t passes = (blocks + most - 1) / most;
-  return (blocks + passes - 1) / passes;
-}
 
 /// From the 36 points to the taps of an output channel's kernels: the adjoint of their transform.
 /// @param points the first 16 input channels', `plane` apart
@@ -65,7 +58,10 @@ void WinogradWeightGradient::run(const T* in, const T* gradient, WinogradMaps ma
     return;
   }
   const std::int64_t padding = (kernel_ - 1) / 2;
-  const std::int64_t most = blocks_per_pass(grid.blocks(), channels_in_ + channels_out_);
+  const auto bytes_of_block =
+      kPoints * (channels_in_ + channels_out_) * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t most = blocks_per_pass(
+      grid.blocks(), std::clamp<std::int64_t>(kMostBytes / bytes_of_block, 1, kMostBlocks));
   // The inputs' points as [36, channels_in / 64, blocks, 64], the gradients' as [36, blocks,
   // channels_out], the sums as [36, channels_in / 64, channels_out, 64].
   const std::int64_t row_out = channels_out_ + kStagger;

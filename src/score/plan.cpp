@@ -453,15 +453,11 @@ void convolve(const WinogradConvolution& convolution, const at::Tensor& in, cons
     out = at::empty({in.size(0), convolution.channels_out(), in.size(2), in.size(3)},
                     in.options().memory_format(kChannelsLast));
   }
-  const std::int64_t in_step = in.numel() / in.size(0), out_step = out.numel() / out.size(0);
   const auto run = [&](auto type) {
     using T = decltype(type);
-    const auto* from = static_cast<const T*>(in.const_data_ptr());
-    at::parallel_for(0, in.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
-      auto* to = static_cast<T*>(out.mutable_data_ptr()) + begin * out_step;
-      convolution.run(from + begin * in_step, {end - begin, in.size(2), in.size(3)},
-                      adds ? to : nullptr, layer.relu, to);
-    });
+    auto* to = static_cast<T*>(out.mutable_data_ptr());
+    convolution.run(static_cast<const T*>(in.const_data_ptr()),
+                    {in.size(0), in.size(2), in.size(3)}, adds ? to : nullptr, layer.relu, to);
   };
   if (in.scalar_type() == at::kBFloat16) {
     run(std::uint16_t{});

@@ -19,8 +19,8 @@ struct WinogradMaps {
 /// maps are stored in; results differ from the definition's by less than 1e-5 of their standard
 /// deviation.
 ///
-/// For x86-64 with AVX-512. What one map becomes does not depend on the others, nor on which thread
-/// computes it.
+/// For x86-64 with AVX-512. Torch's threads share the maps; what one becomes does not depend on the
+/// others, nor on which thread computes it.
 class WinogradConvolution {
  public:
   /// Padding has to be (kernel - 1) / 2: outputs have the inputs' height and width.
@@ -55,6 +55,8 @@ class WinogradConvolution {
                       const float* bias);
   void transform(const float* weight, std::int64_t inputs, std::int64_t outputs,
                  std::int64_t kernel, bool is_turned);
+  template <typename T>
+  void run_on_this_thread(const T* in, WinogradMaps maps, const T* addend, bool relu, T* out) const;
   float* panel(std::int64_t point, std::int64_t channel_out, std::int64_t channel_in) const;
 
   std::int64_t channels_in_, channels_out_;
