@@ -69,7 +69,8 @@ struct Grid {
   std::int64_t side, down, across;
 };
 
-/// How many blocks a pass takes, `most` of them at the most and all passes alike. There has to be one.
+/// How many blocks a pass takes, `most` of them at the most and all passes alike. There has to be
+/// one.
 constexpr std::int64_t blocks_per_pass(std::int64_t blocks, std::int64_t most) {
   const std::int64_t passes = (blocks + most - 1) / most;
   return (blocks + passes - 1) / passes;
