@@ -31,7 +31,8 @@ CpuFeatures cpu_features() {
   CpuFeatures found;
 #if defined(__x86_64__)
   found.avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
-  found.avx512 = __builtin_cpu_supports("avx512f") != 0 &&
+  static const bool may_use_avx512 = std::getenv("QUADRAT_NO_AVX512") == nullptr;
+  found.avx512 = may_use_avx512 && __builtin_cpu_supports("avx512f") != 0 &&
                  __builtin_cpu_supports("avx512bw") != 0 &&
                  __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0;
   found.bf16 = found.avx512 && __builtin_cpu_supports("avx512bf16") != 0;

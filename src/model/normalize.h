@@ -5,9 +5,7 @@
 namespace quadrat::normalize {
 
 /// bfloat16 as its bits.
-struct Bf16 {
-  std::uint16_t bits;
-};
+using Bf16 = std::uint16_t;
 
 /// What sums over T are taken in, and what scales are given in.
 template <typename T>

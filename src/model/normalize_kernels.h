@@ -1,12 +1,8 @@
-// The kernels' source, included by one file for each generation of vector registers with
-// QUADRAT_VECTORS as the name of its namespace. It uses no function of the standard library: a copy
-// compiled for this file's registers could be the one that the linker keeps for all.
+// The kernels' source, included by one file for each generation of vector registers (vectors.h).
 #include <cstdint>
-#include <type_traits>
 
 #include "normalize.h"
-
-#define QUADRAT_INLINE inline __attribute__((always_inline))
+#include "vectors.h"
 
 namespace quadrat::normalize::QUADRAT_VECTORS {
 
@@ -19,49 +15,20 @@ constexpr std::int64_t kParts = kChannelGroup / kLanes;
 constexpr std::int64_t kBlockRows = 256;
 
 template <typename A>
-struct VectorOf;
-template <>
-struct VectorOf<float> {
-  typedef float Type __attribute__((vector_size(kLanes * sizeof(float))));
-};
-template <>
-struct VectorOf<double> {
-  typedef double Type __attribute__((vector_size(kLanes * sizeof(double))));
-};
-template <typename A>
-using Vector = typename VectorOf<A>::Type;
-typedef std::uint32_t Words __attribute__((vector_size(kLanes * sizeof(std::uint32_t))));
-typedef std::uint16_t Halves __attribute__((vector_size(kLanes * sizeof(std::uint16_t))));
-typedef std::uint8_t Octets __attribute__((vector_size(kLanes)));
+using Vector = vectors::QUADRAT_VECTORS::Vector<A, kLanes>;
+using Octets = Vector<std::uint8_t>;
 
-template <typename V>
-QUADRAT_INLINE V read(const void* from) {
-  V values;
-  __builtin_memcpy(&values, from, sizeof values);
-  return values;
-}
+using vectors::QUADRAT_VECTORS::read;
+using vectors::QUADRAT_VECTORS::rectified;
 
 template <typename T>
 QUADRAT_INLINE Vector<ArithmeticOf<T>> load(const T* from) {
-  if constexpr (std::is_same_v<T, Bf16>) {
-    const Words words = __builtin_convertvector(read<Halves>(from), Words) << 16;
-    return __builtin_bit_cast(Vector<float>, words);
-  } else {
-    return read<Vector<T>>(from);
-  }
+  return vectors::QUADRAT_VECTORS::load<kLanes>(from);
 }
 
 template <typename T>
 QUADRAT_INLINE void store(T* to, Vector<ArithmeticOf<T>> values) {
-  if constexpr (std::is_same_v<T, Bf16>) {
-    const auto words = __builtin_bit_cast(Words, values);
-    const Words rounded = (words + 0x7fff + ((words >> 16) & 1)) >> 16;  // to nearest, ties to even
-    const Words kept = values == values ? rounded : (words >> 16 | 0x40);  // not a number stays one
-    const Halves halves = __builtin_convertvector(kept, Halves);
-    __builtin_memcpy(to, &halves, sizeof halves);
-  } else {
-    __builtin_memcpy(to, &values, sizeof values);
-  }
+  vectors::QUADRAT_VECTORS::store<kLanes>(to, values);
 }
 
 template <typename A>
@@ -78,11 +45,6 @@ QUADRAT_INLINE Group<ArithmeticOf<T>> load_group(const T* from) {
   Group<ArithmeticOf<T>> group;
   for (int p = 0; p < kParts; ++p) group[p] = load(from + p * kLanes);
   return group;
-}
-
-template <typename V>
-QUADRAT_INLINE V rectified(V values) {
-  return values < 0 ? V{} : values;  // not a number stays one
 }
 
 template <typename T>
@@ -270,7 +232,7 @@ QUADRAT_INLINE void apply_pooled_to(const T* x, const ArithmeticOf<T>* scale,
         }
         store(y, best);
         const Octets octets = __builtin_convertvector(where, Octets);
-        __builtin_memcpy(place, &octets, sizeof octets);
+        vectors::QUADRAT_VECTORS::write(place, octets);
         y += kLanes;
         place += kLanes;
       }

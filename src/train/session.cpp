@@ -17,9 +17,15 @@ namespace quadrat {
 namespace {
 
 bool choose_bf16(const FinetuneOptions& options, torch::Device device,
-                 const score::CpuAbilities& cpu) {
-  if (options.precision != "auto") return options.precision == "bf16";
-  return device.is_cuda() || cpu.accelerates_bf16;
+                 const score::CpuAbilities& cpu, const mpi::Communicator& ranks) {
+  const bool is_quick = device.is_cuda() || cpu.accelerates_bf16;
+  const bool bf16 = options.precision == "auto" ? is_quick : options.precision == "bf16";
+  if (bf16 && !is_quick && ranks.is_root()) {
+    log::warn(
+        "training in bf16, which not every rank's CPU multiplies: --precision fp32 is quicker{}",
+        cpu.has_bf16 ? "" : " many times over");
+  }
+  return bf16;
 }
 
 int choose_threads(const FinetuneOptions& options, const mpi::Communicator& ranks) {
@@ -42,7 +48,7 @@ Session::Session(const FinetuneOptions& given, const mpi::Communicator& all)
       seed(static_cast<std::uint64_t>(options.seed)),
       device(choose_device(options.device, ranks)),
       cpu(score::CpuAbilities::of(ranks)),
-      bf16(choose_bf16(options, device, cpu)),
+      bf16(choose_bf16(options, device, cpu, ranks)),
       threads(choose_threads(options, ranks)),
       sets(list_training_sets(options.train, options.validation, kTileSide_px, options.sample_frac,
                               seed, ranks)),

@@ -77,7 +77,7 @@ TEST_P(Convolution, equals_torchs_with_its_gradients) {
     }
     // It is not torch's own that was computed.
     const Results plain = results_of(torchs, from, torch::kFloat);
-    EXPECT_EQ(torch::equal(got.output, plain.output), !(has_winograd && cpu_features().avx512));
+    EXPECT_EQ(torch::equal(got.output, plain.output), !(has_winograd && cpu_features().avx2));
 
     at::set_num_threads(2);
     const Results on_two = results_of(ours, from, torch::kFloat);
@@ -92,7 +92,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, Convolution,
                          testing::Values(Case{64, 64, 3, 1, 1, true}, Case{128, 64, 3, 1, 1, true},
                                          Case{64, 192, 5, 1, 2, true},
                                          Case{64, 128, 3, 2, 1, false},
-                                         Case{48, 64, 3, 1, 1, false}, Case{3, 64, 7, 2, 3, false}),
+                                         Case{40, 64, 3, 1, 1, false}, Case{3, 64, 7, 2, 3, false}),
                          [](const auto& of) {
                            return std::to_string(of.param.in) + "_" + std::to_string(of.param.out) +
                                   "_" + std::to_string(of.param.size) + "_stride_" +
@@ -131,8 +131,8 @@ TEST(Convolution, of_bf16_is_computed_in_float32_unless_there_are_tiles) {
   const auto plain = autocast([&] { return torchs_3x3(input, weight, {}); });
   EXPECT_EQ(output.scalar_type(), torch::kBFloat16);
   const CpuFeatures cpu = cpu_features();
-  ASSERT_EQ(torch::equal(output, plain), cpu.amx || !cpu.avx512);
-  if (cpu.amx || !cpu.avx512) return;
+  ASSERT_EQ(torch::equal(output, plain), cpu.amx || !cpu.avx2);
+  if (cpu.amx || !cpu.avx2) return;
   output.backward(from.output);
   const Results wanted = results_of(torchs_3x3, from, torch::kDouble);
   // Rounded once, by up to 2^-8 of values that reach 6 standard deviations; weights' gradients are

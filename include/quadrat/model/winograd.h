@@ -19,7 +19,7 @@ struct WinogradMaps {
 /// maps are stored in; results differ from the definition's by less than 1e-5 of their standard
 /// deviation.
 ///
-/// For x86-64 with AVX-512. Torch's threads share the maps; what one becomes does not depend on the
+/// For x86-64 with AVX2 or AVX-512. Torch's threads share the maps; what one becomes does not depend on the
 /// others, nor on which thread computes it.
 class WinogradConvolution {
  public:
@@ -62,7 +62,7 @@ class WinogradConvolution {
   std::int64_t channels_in_, channels_out_;
   std::int64_t block_;  ///< outputs a side: 4 or 2
   std::int64_t padding_;
-  AlignedBytes weights_;  ///< float [36, channels_out / 64, channels_in, 64]
+  AlignedBytes weights_;  ///< float [36, channels_out / panel, channels_in, panel]
   std::vector<float> bias_;
 };
 

@@ -28,12 +28,13 @@ struct Shape {
 };
 
 constexpr Shape kShapes[] = {
-    {"ResNet18 layer1", 64, 64, 56, 3, 1, 1},       {"ResNet18 layer2", 128, 128, 28, 3, 1, 1},
-    {"ResNet18 layer3", 256, 256, 14, 3, 1, 1},     {"ResNet18 layer4", 512, 512, 7, 3, 1, 1},
-    {"ResNet18 layer2.0", 64, 128, 56, 3, 2, 1},    {"ResNet18 layer3.0", 128, 256, 28, 3, 2, 1},
-    {"ResNet18 layer4.0", 256, 512, 14, 3, 2, 1},   {"AlexNet features.3", 64, 192, 27, 5, 1, 2},
-    {"AlexNet features.6", 192, 384, 13, 3, 1, 1},  {"AlexNet features.8", 384, 256, 13, 3, 1, 1},
-    {"AlexNet features.10", 256, 256, 13, 3, 1, 1},
+    {"ResNet18 conv1", 3, 64, 224, 7, 2, 3},       {"ResNet18 layer2.0.down", 64, 128, 56, 1, 2, 0},
+    {"ResNet18 layer1", 64, 64, 56, 3, 1, 1},      {"ResNet18 layer2", 128, 128, 28, 3, 1, 1},
+    {"ResNet18 layer3", 256, 256, 14, 3, 1, 1},    {"ResNet18 layer4", 512, 512, 7, 3, 1, 1},
+    {"ResNet18 layer2.0", 64, 128, 56, 3, 2, 1},   {"ResNet18 layer3.0", 128, 256, 28, 3, 2, 1},
+    {"ResNet18 layer4.0", 256, 512, 14, 3, 2, 1},  {"AlexNet features.0", 3, 64, 224, 11, 4, 2},
+    {"AlexNet features.3", 64, 192, 27, 5, 1, 2},  {"AlexNet features.6", 192, 384, 13, 3, 1, 1},
+    {"AlexNet features.8", 384, 256, 13, 3, 1, 1}, {"AlexNet features.10", 256, 256, 13, 3, 1, 1},
 };
 
 using Convolve = std::function<torch::Tensor(const torch::Tensor&, const torch::Tensor&)>;

@@ -1,0 +1,2 @@
+#define QUADRAT_VECTORS avx2
+#include "winograd_kernels.h"
