@@ -8,28 +8,16 @@ namespace quadrat::normalize::QUADRAT_VECTORS {
 
 namespace {
 
-constexpr std::int64_t kLanes = 16;
-constexpr std::int64_t kParts = kChannelGroup / kLanes;
-/// Rows summed in T's arithmetic before they are added to float64 sums: 64 channels of them stay in
-/// the first cache.
+using namespace vectors::QUADRAT_VECTORS;
+
+/// Channels in groups of so many vectors, three of which fit the registers.
+constexpr std::int64_t kParts = 4;
+constexpr std::int64_t kGroup = kParts * kLanes;
+static_assert(kChannelGroup % kGroup == 0);
+/// Rows summed in T's arithmetic before they are added to float64 sums.
 constexpr std::int64_t kBlockRows = 256;
 
-template <typename A>
-using Vector = vectors::QUADRAT_VECTORS::Vector<A, kLanes>;
 using Octets = Vector<std::uint8_t>;
-
-using vectors::QUADRAT_VECTORS::read;
-using vectors::QUADRAT_VECTORS::rectified;
-
-template <typename T>
-QUADRAT_INLINE Vector<ArithmeticOf<T>> load(const T* from) {
-  return vectors::QUADRAT_VECTORS::load<kLanes>(from);
-}
-
-template <typename T>
-QUADRAT_INLINE void store(T* to, Vector<ArithmeticOf<T>> values) {
-  vectors::QUADRAT_VECTORS::store<kLanes>(to, values);
-}
 
 template <typename A>
 struct Group {
@@ -54,7 +42,7 @@ QUADRAT_INLINE void statistics_of(const T* x, std::int64_t rows, std::int64_t ch
   for (std::int64_t c = 0; c < channels; ++c) mean[c] = deviations[c] = 0;
   for (std::int64_t done = 0; done < rows; done += kBlockRows) {
     const std::int64_t block = smaller(kBlockRows, rows - done);
-    for (std::int64_t c = 0; c < channels; c += kChannelGroup) {
+    for (std::int64_t c = 0; c < channels; c += kGroup) {
       const T* from = x + done * channels + c;
       const Group<A> first = load_group(from);
       Group<A> sum{}, squares{};
@@ -67,7 +55,7 @@ QUADRAT_INLINE void statistics_of(const T* x, std::int64_t rows, std::int64_t ch
       }
       const double n = static_cast<double>(block), before = static_cast<double>(done),
                    all = before + n;
-      for (std::int64_t i = 0; i < kChannelGroup; ++i) {
+      for (std::int64_t i = 0; i < kGroup; ++i) {
         const double s = sum[i / kLanes][i % kLanes];
         const double delta = first[i / kLanes][i % kLanes] + s / n - mean[c + i];
         deviations[c + i] +=
@@ -83,7 +71,7 @@ QUADRAT_INLINE void apply_to(const T* x, const T* residual, const ArithmeticOf<T
                              const ArithmeticOf<T>* offset, std::int64_t rows,
                              std::int64_t channels, T* y) {
   using A = ArithmeticOf<T>;
-  for (std::int64_t c = 0; c < channels; c += kChannelGroup) {
+  for (std::int64_t c = 0; c < channels; c += kGroup) {
     const Group<A> s = load_group(scale + c), o = load_group(offset + c);
     for (std::int64_t at = c; at < rows * channels; at += channels) {
       for (int p = 0; p < kParts; ++p) {
@@ -129,7 +117,7 @@ QUADRAT_INLINE void backward_sums_of(const T* dy, const T* y, const T* x, const 
   using A = ArithmeticOf<T>;
   for (std::int64_t done = 0; done < rows; done += kBlockRows) {
     const std::int64_t end = smaller(done + kBlockRows, rows) * channels;
-    for (std::int64_t c = 0; c < channels; c += kChannelGroup) {
+    for (std::int64_t c = 0; c < channels; c += kGroup) {
       const Group<A> m = load_group(scaling.mean + c);
       Group<A> s{}, o{};
       if constexpr (passes == Passes::kWhereComputedPositive) {
@@ -147,7 +135,7 @@ QUADRAT_INLINE void backward_sums_of(const T* dy, const T* y, const T* x, const 
           gx_sum[p] += g * (value - m[p]);
         }
       }
-      for (std::int64_t i = 0; i < kChannelGroup; ++i) {
+      for (std::int64_t i = 0; i < kGroup; ++i) {
         sum_g[c + i] += g_sum[i / kLanes][i % kLanes];
         sum_gx[c + i] += gx_sum[i / kLanes][i % kLanes];
       }
@@ -177,7 +165,7 @@ QUADRAT_INLINE void backward_input_to(const T* dy, const T* x, const Scaling<T>&
                                       const ArithmeticOf<T>* c, std::int64_t rows,
                                       std::int64_t channels, T* dx) {
   using A = ArithmeticOf<T>;
-  for (std::int64_t k = 0; k < channels; k += kChannelGroup) {
+  for (std::int64_t k = 0; k < channels; k += kGroup) {
     const Group<A> ma = load_group(scaling.mean + k), aa = load_group(a + k),
                    ba = load_group(b + k), ca = load_group(c + k);
     Group<A> s{}, o{};
@@ -232,7 +220,7 @@ QUADRAT_INLINE void apply_pooled_to(const T* x, const ArithmeticOf<T>* scale,
         }
         store(y, best);
         const Octets octets = __builtin_convertvector(where, Octets);
-        vectors::QUADRAT_VECTORS::write(place, octets);
+        write(place, octets);
         y += kLanes;
         place += kLanes;
       }

@@ -12,12 +12,22 @@ namespace quadrat::vectors::QUADRAT_VECTORS {
 
 namespace {
 
-template <typename A, std::int64_t lanes>
+/// Of floats in a register: a vector wider than registers goes through memory wherever it is
+/// compared.
+#if defined(__AVX512F__)
+constexpr std::int64_t kLanes = 16;
+#elif defined(__AVX2__)
+constexpr std::int64_t kLanes = 8;
+#else
+constexpr std::int64_t kLanes = 4;
+#endif
+
+template <typename A>
 struct VectorOf {
-  typedef A Type __attribute__((vector_size(lanes * sizeof(A))));
+  typedef A Type __attribute__((vector_size(kLanes * sizeof(A))));
 };
-template <typename A, std::int64_t lanes>
-using Vector = typename VectorOf<A, lanes>::Type;
+template <typename A>
+using Vector = typename VectorOf<A>::Type;
 
 /// The same at any address.
 template <typename V>
@@ -36,23 +46,23 @@ QUADRAT_INLINE void write(void* to, V values) {
 }
 
 /// As they are, or float32 of bf16's bits.
-template <std::int64_t lanes, typename T>
+template <typename T>
 QUADRAT_INLINE auto load(const T* from) {
   if constexpr (std::is_same_v<T, std::uint16_t>) {
-    using Words = Vector<std::uint32_t, lanes>;
-    const Words words = __builtin_convertvector((read<Vector<T, lanes>>(from)), Words) << 16;
-    return __builtin_bit_cast(Vector<float, lanes>, words);
+    using Words = Vector<std::uint32_t>;
+    const Words words = __builtin_convertvector(read<Vector<T>>(from), Words) << 16;
+    return __builtin_bit_cast(Vector<float>, words);
   } else {
-    return read<Vector<T, lanes>>(from);
+    return read<Vector<T>>(from);
   }
 }
 
 /// As they are, or to the nearest bf16, ties to even. What is no number stays none.
-template <std::int64_t lanes, typename T, typename V>
+template <typename T, typename V>
 QUADRAT_INLINE void store(T* to, V values) {
   if constexpr (std::is_same_v<T, std::uint16_t>) {
-    using Words = Vector<std::uint32_t, lanes>;
-    using Halves = Vector<T, lanes>;
+    using Words = Vector<std::uint32_t>;
+    using Halves = Vector<T>;
     const auto words = __builtin_bit_cast(Words, values);
     const Words rounded = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
     const Words kept = values == values ? rounded : (words >> 16 | 0x40);

@@ -11,17 +11,15 @@ namespace {
 using namespace vectors::QUADRAT_VECTORS;
 
 #ifdef __AVX512F__
-constexpr std::int64_t kLanes = 16;
 constexpr int kVectors = 4;  // of columns of a product, and
 constexpr int kRows = 6;     // rows: 24 sums in 32 registers
 #else
-constexpr std::int64_t kLanes = 8;
 constexpr int kVectors = 2;
 constexpr int kRows = 6;  // 12 sums in 16 registers
 #endif
 constexpr std::int64_t kPanel = kVectors * kLanes;
 
-using Floats = Vector<float, kLanes>;
+using Floats = Vector<float>;
 
 /// The points besides 0 and infinity are kA, -kA, kB and -kB: these round six times less than 1 and
 /// 2 do (Alam et al., "Winograd Convolution for Deep Neural Networks: Efficient Point Selection",
@@ -126,7 +124,7 @@ void kernels_to_points(const float* taps, std::int64_t step_tap, std::int64_t st
   Floats half[kPatch][Size]{};
   for (int y = 0; y < Size; ++y) {
     for (int x = 0; x < Size; ++x, taps += step_tap) {
-      const Floats values = step == 1 ? load<kLanes>(taps) : gathered(taps, step);
+      const Floats values = step == 1 ? load(taps) : gathered(taps, step);
       for (int i = 0; i < kPatch; ++i) half[i][x] += transform.rows[i][y] * values;
     }
   }
@@ -164,7 +162,7 @@ void patch_to_points(const T* const* pixels, std::int64_t channels, PointRows ro
   for (std::int64_t c = 0; c < channels; c += kLanes) {
     Floats columns[kPatch][Side], d[Side], t[6];
     for (int x = 0; x < Side; ++x) {
-      for (int y = 0; y < Side; ++y) d[y] = load<kLanes>(pixels[y * Side + x] + c);
+      for (int y = 0; y < Side; ++y) d[y] = load(pixels[y * Side + x] + c);
       to_points(d, t);
       for (int y = 0; y < kPatch; ++y) columns[y][x] = t[y];
     }
@@ -196,9 +194,9 @@ void points_to_block(const float* points, std::int64_t plane, const float* bias,
       const std::int64_t row = (place.first + y * width) * channels + c;
       for (std::int64_t x = 0; x < place.columns; ++x) {
         Floats value = o[x] + constant;
-        if (addend != nullptr) value += load<kLanes>(addend + row + x * channels);
+        if (addend != nullptr) value += load(addend + row + x * channels);
         if (relu) value = rectified(value);
-        store<kLanes>(out + row + x * channels, value);
+        store(out + row + x * channels, value);
       }
     }
   }
