@@ -16,6 +16,42 @@ namespace {
 
 constexpr std::int64_t kMostBlocks = 48;  // between the transforms; more leave the cache
 
+/// Whether channels are too few for vectors, so that phases are arranged next to each other.
+bool are_arranged(const WinogradShape& shape) {
+  return shape.channels_in % kernels<float>().lanes != 0;
+}
+
+/// The points' channels of all phases.
+std::int64_t channels_of(const WinogradShape& shape) {
+  constexpr std::int64_t kMultiple = 16;
+  const std::int64_t channels = shape.stride * shape.stride * shape.channels_in;
+  return (channels + kMultiple - 1) / kMultiple * kMultiple;
+}
+
+std::int64_t block_of(const WinogradShape& shape) { return kPatch + 1 - shape.taps(); }
+
+/// One map as one of all phases' channels, without padding.
+template <typename T>
+void arrange(const WinogradShape& shape, const T* in, WinogradMaps map, WinogradMaps phases,
+             T* out) {
+  const std::int64_t stride = shape.stride, channels = shape.channels_in;
+  const std::int64_t segment = stride * channels, row = map.width * channels;
+  const std::int64_t all = channels_of(shape);
+  std::fill_n(out, phases.pixels() * all, T());
+  for (std::int64_t y = 0; y < phases.height * stride; ++y) {
+    const std::int64_t from_y = y - shape.padding;
+    if (from_y < 0 || from_y >= map.height) continue;
+    const T* const pixels = in + from_y * row;
+    T* to = out + y / stride * phases.width * all + y % stride * segment;
+    for (std::int64_t x = 0; x < phases.width; ++x, to += all) {
+      const std::int64_t first = x * segment - shape.padding * channels;
+      const std::int64_t begin = std::max<std::int64_t>(first, 0);
+      const std::int64_t end = std::min(first + segment, row);
+      if (begin < end) std::copy(pixels + begin, pixels + end, to + (begin - first));
+    }
+  }
+}
+
 }  // namespace
 
 template <typename T>
@@ -26,30 +62,38 @@ const Kernels<T>& winograd::kernels() {
 template const Kernels<float>& winograd::kernels();
 template const Kernels<std::uint16_t>& winograd::kernels();
 
-bool WinogradConvolution::is_supported(std::int64_t kernel, std::int64_t stride,
-                                       std::int64_t padding, std::int64_t channels_in,
-                                       std::int64_t channels_out) {
+bool WinogradConvolution::is_supported(const WinogradShape& shape) {
   if (!cpu_features().avx2) return false;
-  const Kernels<float>& cpu = kernels<float>();
-  return (kernel == 3 || kernel == 5) && stride == 1 && padding == (kernel - 1) / 2 &&
-         channels_in % cpu.lanes == 0 && channels_in <= kMostChannels &&
-         channels_out % cpu.panel == 0;
+  const bool is_centred = shape.kernel % 2 == 1 && shape.padding == (shape.kernel - 1) / 2;
+  const bool has_taps = shape.taps() >= 2 && shape.taps() <= 5;
+  const bool has_padding = shape.stride == 1 ? is_centred : shape.padding < shape.kernel;
+  const bool has_channels =
+      !are_arranged(shape) || (shape.stride > 1 && channels_of(shape) <= 4 * shape.channels_out);
+  return has_taps && has_padding && has_channels && shape.channels_in <= kMostChannels &&
+         shape.channels_out % kernels<float>().panel == 0;
 }
 
-bool WinogradConvolution::beats_bf16(std::int64_t kernel, std::int64_t channels_in,
-                                     std::int64_t channels_out) {
-  return !cpu_features().bf16 || (kernel == 3 && channels_in * channels_out <= 128 * 128);
+bool WinogradConvolution::pays(const WinogradShape& shape, std::int64_t height,
+                               std::int64_t width) {
+  // With AVX-512 nobody has measured whether strides do.
+  if (shape.stride > 1 && cpu_features().avx512) return false;
+  const WinogradMaps outs = shape.outputs_of({1, height, width});
+  const auto multiplications =
+      kPoints * shape.stride * shape.stride * Grid(outs, block_of(shape)).blocks();
+  return 5 * multiplications < 4 * outs.pixels() * shape.kernel * shape.kernel;
 }
 
-WinogradConvolution::WinogradConvolution(std::int64_t channels_in, std::int64_t channels_out,
-                                         std::int64_t kernel, const float* bias)
-    : channels_in_(channels_in),
-      channels_out_(channels_out),
-      block_(kPatch + 1 - kernel),
-      padding_((kernel - 1) / 2),
-      bias_(static_cast<std::size_t>(channels_out)) {
-  if (bias != nullptr) std::copy_n(bias, channels_out, bias_.begin());
-  weights_.grow(static_cast<std::size_t>(kPoints * channels_out * channels_in) * sizeof(float));
+bool WinogradConvolution::beats_bf16(const WinogradShape& shape) {
+  return !cpu_features().bf16 || (shape.stride == 1 && shape.kernel == 3 &&
+                                  shape.channels_in * shape.channels_out <= 128 * 128);
+}
+
+WinogradConvolution::WinogradConvolution(const WinogradShape& shape, const float* bias)
+    : shape_(shape),
+      channels_(channels_of(shape)),
+      bias_(static_cast<std::size_t>(shape.channels_out)) {
+  if (bias != nullptr) std::copy_n(bias, shape.channels_out, bias_.begin());
+  weights_.grow(static_cast<std::size_t>(kPoints * shape.channels_out * channels_) * sizeof(float));
 }
 
 /// Where the weights of the output channels from `channel_out` on and of an input channel lie.
@@ -57,69 +101,114 @@ float* WinogradConvolution::panel(std::int64_t point, std::int64_t channel_out,
                                   std::int64_t channel_in) const {
   const std::int64_t width = kernels<float>().panel;
   const std::int64_t row =
-      (point * channels_out_ + channel_out / width * width) * channels_in_ + channel_in * width;
+      (point * shape_.channels_out + channel_out / width * width) * channels_ + channel_in * width;
   return reinterpret_cast<float*>(weights_.get()) + row + channel_out % width;
 }
 
-/// @param inputs, outputs of the convolution that `weight` is of @param is_turned this is the one
-/// of its inputs' gradient
-void WinogradConvolution::transform(const float* weight, std::int64_t inputs, std::int64_t outputs,
-                                    std::int64_t kernel, bool is_turned) {
-  const std::int64_t taps = kernel * kernel, step = taps * inputs;
-  const std::int64_t plane = channels_out_ * channels_in_;
+WinogradConvolution::WinogradConvolution(const WinogradShape& shape, const float* weight,
+                                         const float* bias)
+    : WinogradConvolution(shape, bias) {
   const Kernels<float>& cpu = kernels<float>();
-  if (is_turned) {
-    for (std::int64_t c = 0; c < inputs; c += cpu.lanes) {
-      for (std::int64_t k = 0; k < outputs; ++k) {
-        cpu.kernels_to_points(kernel, weight + k * step + (taps - 1) * inputs + c, -inputs, 1,
-                              panel(0, c, k), plane);
-      }
-    }
-  } else {
-    for (std::int64_t k = 0; k < outputs; k += cpu.lanes) {
-      for (std::int64_t c = 0; c < inputs; ++c) {
-        cpu.kernels_to_points(kernel, weight + k * step + c, inputs, step, panel(0, k, c), plane);
-      }
+  const std::int64_t inputs = shape.channels_in, phases = shape.stride * shape.stride;
+  const std::int64_t step = shape.kernel * shape.kernel * inputs;
+  std::array<const float*, kPoints> taps;
+  for (std::int64_t k = 0; k < shape.channels_out; k += cpu.lanes) {
+    for (std::int64_t c = 0; c < phases * inputs; ++c) {
+      const float* const first = weight + k * step + c % inputs;
+      const std::int64_t phase = c / inputs;
+      for_taps(shape, phase / shape.stride, phase % shape.stride,
+               [&](std::int64_t tap, std::size_t i) {
+                 taps[i] = tap < 0 ? nullptr : first + tap * inputs;
+               });
+      cpu.kernels_to_points(shape.taps(), taps.data(), step, panel(0, k, c),
+                            shape.channels_out * channels_);
     }
   }
 }
 
-WinogradConvolution::WinogradConvolution(const float* weight, const float* bias,
-                                         std::int64_t channels_in, std::int64_t channels_out,
-                                         std::int64_t kernel)
-    : WinogradConvolution(channels_in, channels_out, kernel, bias) {
-  transform(weight, channels_in, channels_out, kernel, /*is_turned=*/false);
-}
-
-WinogradConvolution WinogradConvolution::of_input_gradient(const float* weight,
-                                                           std::int64_t channels_in,
-                                                           std::int64_t channels_out,
-                                                           std::int64_t kernel) {
-  WinogradConvolution made(channels_out, channels_in, kernel, nullptr);
-  made.transform(weight, channels_in, channels_out, kernel, /*is_turned=*/true);
+WinogradConvolution WinogradConvolution::of_input_gradient(const WinogradShape& shape,
+                                                           const float* weight) {
+  const Kernels<float>& cpu = kernels<float>();
+  const std::int64_t inputs = shape.channels_in, outputs = shape.channels_out;
+  const std::int64_t count = shape.kernel * shape.kernel;
+  WinogradConvolution made({outputs, inputs, shape.kernel, 1, shape.padding}, nullptr);
+  std::array<const float*, kPoints> taps;
+  for (std::int64_t c = 0; c < inputs; c += cpu.lanes) {
+    for (std::int64_t k = 0; k < outputs; ++k) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        taps[static_cast<std::size_t>(i)] = weight + (k * count + count - 1 - i) * inputs + c;
+      }
+      cpu.kernels_to_points(shape.kernel, taps.data(), 1, made.panel(0, c, k), inputs * outputs);
+    }
+  }
   return made;
 }
 
 template <typename T>
 void WinogradConvolution::run(const T* in, WinogradMaps maps, const T* addend, bool relu,
                               T* out) const {
-  const std::int64_t pixels = maps.height * maps.width;
+  const std::int64_t step_in = maps.height * maps.width * shape_.channels_in;
+  const WinogradMaps outs = shape_.outputs_of(maps);
+  const std::int64_t step_out = outs.height * outs.width * shape_.channels_out;
   at::parallel_for(0, maps.count, 1, [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t before = begin * pixels * channels_out_;
-    run_on_this_thread(in + begin * pixels * channels_in_, {end - begin, maps.height, maps.width},
-                       addend == nullptr ? nullptr : addend + before, relu, out + before);
+    run_on_this_thread(in + begin * step_in, {end - begin, maps.height, maps.width},
+                       addend == nullptr ? nullptr : addend + begin * step_out, relu,
+                       out + begin * step_out);
   });
 }
 
 template <typename T>
 void WinogradConvolution::run_on_this_thread(const T* in, WinogradMaps maps, const T* addend,
                                              bool relu, T* out) const {
+  if (!are_arranged(shape_)) return run_blocks(in, maps, addend, relu, out);
+  const WinogradMaps map{1, maps.height, maps.width}, outs = shape_.outputs_of(map);
+  const std::int64_t more = shape_.taps() - 1;
+  const WinogradMaps phases{1, outs.height + more, outs.width + more};
+  static thread_local AlignedBytes arranged;
+  arranged.grow(static_cast<std::size_t>(phases.pixels() * channels_) * sizeof(T));
+  T* const pixels = reinterpret_cast<T*>(arranged.get());
+  for (std::int64_t n = 0; n < maps.count; ++n) {
+    arrange(shape_, in + n * map.pixels() * shape_.channels_in, map, phases, pixels);
+    const std::int64_t before = n * outs.pixels() * shape_.channels_out;
+    run_blocks(pixels, phases, addend == nullptr ? nullptr : addend + before, relu, out + before);
+  }
+}
+
+/// out[rows, channels_out] = in[rows, channels] x the weights at a point
+void WinogradConvolution::multiply(std::int64_t point, std::int64_t rows, const float* in,
+                                   float* out) const {
+  const Kernels<float>& cpu = kernels<float>();
+  const std::int64_t across = shape_.stride * shape_.channels_in;  // phases of the same row
+  const bool is_last_row = point / kPatch == kPatch - 1, is_last = point % kPatch == kPatch - 1;
+  const std::int64_t whole = whole_phases(shape_);
+  const std::int64_t rows_of_phases = is_last_row ? whole : shape_.stride;
+  for (std::int64_t k = 0; k < shape_.channels_out; k += cpu.panel) {
+    if (is_last && whole < shape_.stride) {
+      for (std::int64_t y = 0; y < rows_of_phases; ++y) {
+        cpu.multiply(rows, {in + y * across, channels_, 1}, panel(point, k, y * across),
+                     whole * shape_.channels_in, y > 0, out + k, shape_.channels_out);
+      }
+    } else {
+      cpu.multiply(rows, {in, channels_, 1}, panel(point, k, 0), rows_of_phases * across,
+                   /*adds=*/false, out + k, shape_.channels_out);
+    }
+  }
+}
+
+/// @param in as run has it, or one map arranged
+template <typename T>
+void WinogradConvolution::run_blocks(const T* in, WinogradMaps maps, const T* addend, bool relu,
+                                     T* out) const {
   const Kernels<T>& cpu = kernels<T>();
-  const Grid grid(maps, block_);
+  const WinogradShape shape =
+      are_arranged(shape_) ? WinogradShape{channels_, shape_.channels_out, shape_.taps(), 1, 0}
+                           : shape_;
+  const std::int64_t channels = shape.channels_in, channels_out = shape.channels_out;
+  const Grid grid(shape.outputs_of(maps), block_of(shape));
   const std::int64_t blocks = grid.blocks();
   const std::int64_t most = blocks_per_pass(blocks, kMostBlocks);
-  const std::int64_t plane_in = most * channels_in_ + kStagger;
-  const std::int64_t plane_out = most * channels_out_ + kStagger;
+  const std::int64_t plane_in = most * channels_ + kStagger;
+  const std::int64_t plane_out = most * channels_out + kStagger;
   static thread_local AlignedBytes scratch;
   scratch.grow(static_cast<std::size_t>(kPoints * (plane_in + plane_out)) * sizeof(float));
   float* const points_in = reinterpret_cast<float*>(scratch.get());
@@ -128,25 +217,24 @@ void WinogradConvolution::run_on_this_thread(const T* in, WinogradMaps maps, con
   for (std::int64_t first = 0; first < blocks; first += most) {
     const std::int64_t here = std::min(most, blocks - first);
     for (std::int64_t b = 0; b < here; ++b) {
-      auto [map, row, column] = grid.corner(first + b);
-      const auto pixels =
-          pixels_at<kPatch>(in, maps, channels_in_, {map, row - padding_, column - padding_});
-      cpu.patch_to_points(pixels.data(), kPatch, channels_in_,
-                          {points_in + b * channels_in_, plane_in, cpu.panel});
-    }
-    for (std::int64_t point = 0; point < kPoints; ++point) {
-      for (std::int64_t k = 0; k < channels_out_; k += cpu.panel) {
-        cpu.multiply(here, {points_in + point * plane_in, channels_in_, 1}, panel(point, k, 0),
-                     channels_in_, /*adds=*/false, points_out + point * plane_out + k,
-                     channels_out_);
+      const auto corner = grid.corner(first + b);
+      for (std::int64_t phase = 0; phase < shape.stride * shape.stride; ++phase) {
+        const auto pixels =
+            pixels_at(in, maps, channels, corner_of(shape, corner, phase), kPatch, shape.stride);
+        cpu.patch_to_points(pixels.data(), kPatch, channels,
+                            {points_in + b * channels_ + phase * channels, plane_in, cpu.panel});
       }
     }
+    for (std::int64_t point = 0; point < kPoints; ++point)
+      multiply(point, here, points_in + point * plane_in, points_out + point * plane_out);
     for (std::int64_t b = 0; b < here; ++b) {
       const auto [map, row, column] = grid.corner(first + b);
-      const Place place{(map * maps.height + row) * maps.width + column,
-                        std::min(block_, maps.height - row), std::min(block_, maps.width - column)};
-      cpu.points_to_block(points_out + b * channels_out_, plane_out, block_, bias_.data(),
-                          channels_out_, maps.width, place, addend, relu, out);
+      const WinogradMaps& outs = grid.maps;
+      const Place place{(map * outs.height + row) * outs.width + column,
+                        std::min(grid.side, outs.height - row),
+                        std::min(grid.side, outs.width - column)};
+      cpu.points_to_block(points_out + b * channels_out, plane_out, grid.side, bias_.data(),
+                          channels_out, outs.width, place, addend, relu, out);
     }
   }
 }

@@ -64,43 +64,40 @@ QUADRAT_INLINE void to_points(const Floats (&d)[6], Floats (&t)[6]) {
   t[5] = (a2b2 * d[1] + d[5]) - sum2 * d[3];
 }
 
-/// Gradients of a block's four outputs along one axis to those of the six points: the adjoint of
+/// kA and kB to the power of an output's place in its block.
+constexpr float kPowersA[]{1, a1, a2, a3, a2* a2};
+constexpr float kPowersB[]{1, b1, b2, b3, b2* b2};
+
+/// Gradients of a block's outputs along one axis to those of the six points: the adjoint of
 /// from_points.
-QUADRAT_INLINE void to_points(const Floats (&o)[4], Floats (&m)[6]) {
-  const Floats even_a = o[0] + a2 * o[2], even_b = o[0] + b2 * o[2];
-  const Floats odd_a = a1 * o[1] + a3 * o[3], odd_b = b1 * o[1] + b3 * o[3];
+template <int Block>
+QUADRAT_INLINE void to_points(const Floats (&o)[Block], Floats (&m)[6]) {
+  Floats even_a = o[0], even_b = o[0], odd_a = a1 * o[1], odd_b = b1 * o[1];
+#pragma GCC unroll 3
+  for (int k = 2; k < Block; ++k) {
+    (k % 2 == 0 ? even_a : odd_a) += kPowersA[k] * o[k];
+    (k % 2 == 0 ? even_b : odd_b) += kPowersB[k] * o[k];
+  }
   m[0] = o[0];
   m[1] = even_a + odd_a;
   m[2] = even_a - odd_a;
   m[3] = even_b + odd_b;
   m[4] = even_b - odd_b;
-  m[5] = o[3];
+  m[5] = o[Block - 1];
 }
 
-/// And of its two, where blocks have two.
-QUADRAT_INLINE void to_points(const Floats (&o)[2], Floats (&m)[6]) {
-  m[0] = o[0];
-  m[1] = o[0] + a1 * o[1];
-  m[2] = o[0] - a1 * o[1];
-  m[3] = o[0] + b1 * o[1];
-  m[4] = o[0] - b1 * o[1];
-  m[5] = o[1];
-}
-
-/// From the six points to four outputs along one axis.
-QUADRAT_INLINE void from_points(const Floats (&m)[6], Floats (&o)[4]) {
+/// From the six points to a block's outputs along one axis.
+template <int Block>
+QUADRAT_INLINE void from_points(const Floats (&m)[6], Floats (&o)[Block]) {
   const Floats even_a = m[1] + m[2], odd_a = m[1] - m[2];
   const Floats even_b = m[3] + m[4], odd_b = m[3] - m[4];
   o[0] = m[0] + (even_a + even_b);
-  o[1] = a1 * odd_a + b1 * odd_b;
-  o[2] = a2 * even_a + b2 * even_b;
-  o[3] = m[5] + (a3 * odd_a + b3 * odd_b);
-}
-
-/// And to two.
-QUADRAT_INLINE void from_points(const Floats (&m)[6], Floats (&o)[2]) {
-  o[0] = m[0] + ((m[1] + m[2]) + (m[3] + m[4]));
-  o[1] = m[5] + (a1 * (m[1] - m[2]) + b1 * (m[3] - m[4]));
+#pragma GCC unroll 4
+  for (int k = 1; k < Block; ++k) {
+    o[k] = k % 2 == 0 ? kPowersA[k] * even_a + kPowersB[k] * even_b
+                      : kPowersA[k] * odd_a + kPowersB[k] * odd_b;
+  }
+  o[Block - 1] += m[5];
 }
 
 QUADRAT_INLINE Floats gathered(const float* from, std::int64_t step) {
@@ -118,13 +115,14 @@ QUADRAT_INLINE Floats gathered(const float* from, std::int64_t step) {
 }
 
 template <int Size>
-void kernels_to_points(const float* taps, std::int64_t step_tap, std::int64_t step, float* points,
+void kernels_to_points(const float* const* taps, std::int64_t step, float* points,
                        std::int64_t plane) {
   static constexpr KernelTransform transform(Size);
   Floats half[kPatch][Size]{};
   for (int y = 0; y < Size; ++y) {
-    for (int x = 0; x < Size; ++x, taps += step_tap) {
-      const Floats values = step == 1 ? load(taps) : gathered(taps, step);
+    for (int x = 0; x < Size; ++x, ++taps) {
+      if (*taps == nullptr) continue;
+      const Floats values = step == 1 ? load(*taps) : gathered(*taps, step);
       for (int i = 0; i < kPatch; ++i) half[i][x] += transform.rows[i][y] * values;
     }
   }
@@ -138,8 +136,7 @@ void kernels_to_points(const float* taps, std::int64_t step_tap, std::int64_t st
 }
 
 template <int Size>
-void points_to_kernels(const float* points, std::int64_t plane, float* taps,
-                       std::int64_t step_tap) {
+void points_to_kernels(const float* points, std::int64_t plane, float* const* taps) {
   static constexpr KernelTransform transform(Size);
   Floats half[Size][kPatch]{};
   for (int x = 0; x < kPatch; ++x) {
@@ -149,10 +146,10 @@ void points_to_kernels(const float* points, std::int64_t plane, float* taps,
     }
   }
   for (const auto& row : half) {
-    for (int j = 0; j < Size; ++j, taps += step_tap) {
+    for (int j = 0; j < Size; ++j, ++taps) {
       Floats value = transform.rows[0][j] * row[0];
       for (int x = 1; x < kPatch; ++x) value += transform.rows[x][j] * row[x];
-      write(taps, value);
+      if (*taps != nullptr) write(*taps, value);
     }
   }
 }
@@ -245,36 +242,47 @@ void multiply_rows(std::int64_t rows, Left left, const float* panel, std::int64_
   }
 }
 
-// By size.
-
-void any_kernels_to_points(std::int64_t size, const float* taps, std::int64_t step_tap,
-                           std::int64_t step, float* points, std::int64_t plane) {
-  if (size == 3) return kernels_to_points<3>(taps, step_tap, step, points, plane);
-  kernels_to_points<5>(taps, step_tap, step, points, plane);
+/// Calls call(std::integral_constant<int, size>).
+template <typename Call>
+QUADRAT_INLINE void with_size(std::int64_t size, Call call) {
+  switch (size) {
+    case 2:
+      return call(std::integral_constant<int, 2>());
+    case 3:
+      return call(std::integral_constant<int, 3>());
+    case 4:
+      return call(std::integral_constant<int, 4>());
+    default:
+      return call(std::integral_constant<int, 5>());
+  }
 }
 
-void points_to_any_kernels(std::int64_t size, const float* points, std::int64_t plane, float* taps,
-                           std::int64_t step_tap) {
-  if (size == 3) return points_to_kernels<3>(points, plane, taps, step_tap);
-  points_to_kernels<5>(points, plane, taps, step_tap);
+void any_kernels_to_points(std::int64_t size, const float* const* taps, std::int64_t step,
+                           float* points, std::int64_t plane) {
+  with_size(size,
+            [=](auto of) { kernels_to_points<decltype(of)::value>(taps, step, points, plane); });
+}
+
+void points_to_any_kernels(std::int64_t size, const float* points, std::int64_t plane,
+                           float* const* taps) {
+  with_size(size, [=](auto of) { points_to_kernels<decltype(of)::value>(points, plane, taps); });
 }
 
 template <typename T>
 void any_patch_to_points(const T* const* pixels, std::int64_t side, std::int64_t channels,
                          PointRows rows) {
   if (side == kPatch) return patch_to_points<kPatch>(pixels, channels, rows);
-  if (side == 4) return patch_to_points<4>(pixels, channels, rows);
-  patch_to_points<2>(pixels, channels, rows);
+  with_size(side, [=](auto of) { patch_to_points<decltype(of)::value>(pixels, channels, rows); });
 }
 
 template <typename T>
 void points_to_any_block(const float* points, std::int64_t plane, std::int64_t side,
                          const float* bias, std::int64_t channels, std::int64_t width, Place place,
                          const T* addend, bool relu, T* out) {
-  if (side == 4) {
-    return points_to_block<4>(points, plane, bias, channels, width, place, addend, relu, out);
-  }
-  points_to_block<2>(points, plane, bias, channels, width, place, addend, relu, out);
+  with_size(side, [=](auto of) {
+    points_to_block<decltype(of)::value>(points, plane, bias, channels, width, place, addend, relu,
+                                         out);
+  });
 }
 
 }  // namespace

@@ -42,21 +42,49 @@ constexpr std::int64_t blocks_per_pass(std::int64_t blocks, std::int64_t most) {
   return (blocks + passes - 1) / passes;
 }
 
+/// Calls what(tap, index) for a phase's taps, `tap` being the number of one in a row of the
+/// kernel's columns or -1 where the phase has none there.
+/// @param row, column the phase
+template <typename What>
+void for_taps(const WinogradShape& shape, std::int64_t row, std::int64_t column, const What& what) {
+  const std::int64_t side = shape.taps();
+  for (std::int64_t i = 0; i < side * side; ++i) {
+    const std::int64_t y = i / side * shape.stride + row, x = i % side * shape.stride + column;
+    const bool has = y < shape.kernel && x < shape.kernel;
+    what(has ? y * shape.kernel + x : -1, static_cast<std::size_t>(i));
+  }
+}
+
+/// How many phases along an axis have a last tap. What others become is zero at the last point,
+/// which is the kernels' leading coefficient.
+inline std::int64_t whole_phases(const WinogradShape& shape) {
+  return shape.kernel - (shape.taps() - 1) * shape.stride;
+}
+
+/// The first pixel of a phase that a block of outputs at `corner` looks at.
+inline Grid::Corner corner_of(const WinogradShape& shape, Grid::Corner corner, std::int64_t phase) {
+  return {corner.map, corner.row * shape.stride + phase / shape.stride - shape.padding,
+          corner.column * shape.stride + phase % shape.stride - shape.padding};
+}
+
 /// All channels of a pixel outside a map.
 template <typename T>
 alignas(AlignedBytes::kAlignment) inline constexpr std::array<T, kMostChannels> kNothing{};
 
-/// The Side x Side pixels of all channels from `corner` on, zeros where there is no map.
-template <std::size_t Side, typename T>
-std::array<const T*, Side * Side> pixels_at(const T* in, WinogradMaps maps, std::int64_t channels,
-                                            Grid::Corner corner) {
-  std::array<const T*, Side * Side> pixels;
-  for (std::size_t i = 0; i < pixels.size(); ++i) {
-    const std::int64_t row = corner.row + static_cast<std::int64_t>(i / Side);
-    const std::int64_t column = corner.column + static_cast<std::int64_t>(i % Side);
+/// Pixels of all channels, `side` x `side` of them `step` apart from `corner` on: those of `in`,
+/// and zeros where there is no map.
+template <typename T>
+std::array<const T*, kPoints> pixels_at(const T* in, WinogradMaps maps, std::int64_t channels,
+                                        Grid::Corner corner, std::int64_t side,
+                                        std::int64_t step = 1) {
+  std::array<const T*, kPoints> pixels;
+  for (std::int64_t i = 0; i < side * side; ++i) {
+    const std::int64_t row = corner.row + i / side * step;
+    const std::int64_t column = corner.column + i % side * step;
     const bool is_inside = row >= 0 && row < maps.height && column >= 0 && column < maps.width;
-    pixels[i] = is_inside ? in + ((corner.map * maps.height + row) * maps.width + column) * channels
-                          : kNothing<T>.data();
+    pixels[static_cast<std::size_t>(i)] =
+        is_inside ? in + ((corner.map * maps.height + row) * maps.width + column) * channels
+                  : kNothing<T>.data();
   }
   return pixels;
 }
@@ -87,14 +115,15 @@ struct Kernels {
   std::int64_t lanes;  ///< channels that are taken together
   std::int64_t panel;  ///< columns of a product that are computed together
 
-  /// The kernels of `lanes` output channels and an input channel to the points along both axes.
-  /// @param size 3 or 5 @param taps the first kernel's first tap, `step_tap` from the next one
+  /// The kernels of `lanes` channels to the points along both axes.
+  /// @param size taps a side: 2 to 5
+  /// @param taps [size * size] of the first channel; null: zeros
   /// @param step from channel to channel: 1 or more @param points `plane` apart
-  void (*kernels_to_points)(std::int64_t size, const float* taps, std::int64_t step_tap,
-                            std::int64_t step, float* points, std::int64_t plane);
+  void (*kernels_to_points)(std::int64_t size, const float* const* taps, std::int64_t step,
+                            float* points, std::int64_t plane);
 
   /// A patch of all channels: six pixels a side that a block of outputs looks at, or the gradients
-  /// of a block of 4 or 2.
+  /// of a block of 2 to 5.
   /// @param pixels [side * side]
   void (*patch_to_points)(const T* const* pixels, std::int64_t side, std::int64_t channels,
                           PointRows rows);
@@ -104,16 +133,16 @@ struct Kernels {
   void (*multiply)(std::int64_t rows, Left left, const float* panel, std::int64_t count, bool adds,
                    float* out, std::int64_t step_out);
 
-  /// From the points to a block of 4 or 2 outputs a side, of all channels.
+  /// From the points to a block of 2 to 5 outputs a side, of all channels.
   void (*points_to_block)(const float* points, std::int64_t plane, std::int64_t side,
                           const float* bias, std::int64_t channels, std::int64_t width, Place place,
                           const T* addend, bool relu, T* out);
 
-  /// From the points to the taps of an output channel's kernels: the adjoint of kernels_to_points.
-  /// @param points the first `lanes` input channels', `plane` apart
-  /// @param taps the first `lanes` input channels', `step_tap` from tap to tap
-  void (*points_to_kernels)(std::int64_t size, const float* points, std::int64_t plane, float* taps,
-                            std::int64_t step_tap);
+  /// From the points to the taps of `lanes` channels' kernels: the adjoint of kernels_to_points.
+  /// @param points `plane` apart
+  /// @param taps [size * size] of the first channel, the others behind it; null: not wanted
+  void (*points_to_kernels)(std::int64_t size, const float* points, std::int64_t plane,
+                            float* const* taps);
 };
 
 /// The kernels for the vector registers this processor has: AVX2 at the least.

@@ -1,6 +1,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
 
 #include "winograd_parts.h"
 
@@ -15,29 +16,44 @@ namespace {
 constexpr std::int64_t kMostBlocks = 256;
 constexpr std::int64_t kMostBytes = std::int64_t{32} << 20;
 
+/// Whether a point is the last along an axis along which a phase has no last tap.
+bool is_beyond_taps(const WinogradShape& shape, std::int64_t point, std::int64_t phase) {
+  const std::int64_t whole = whole_phases(shape), last = kPatch - 1;
+  return (point / kPatch == last && phase / shape.stride >= whole) ||
+         (point % kPatch == last && phase % shape.stride >= whole);
+}
+
 }  // namespace
+
+bool WinogradWeightGradient::is_supported(const WinogradShape& shape) {
+  return WinogradConvolution::is_supported(shape) &&
+         shape.channels_in % kernels<float>().panel == 0;
+}
 
 template <typename T>
 void WinogradWeightGradient::run(const T* in, const T* gradient, WinogradMaps maps,
                                  float* out) const {
   const Kernels<T>& cpu = kernels<T>();
-  const Grid grid(maps, kPatch + 1 - kernel_);
+  const std::int64_t channels_in = shape_.channels_in, outputs = shape_.channels_out;
+  const std::int64_t stride = shape_.stride, phases = stride * stride;
+  const std::int64_t inputs = phases * channels_in;
+  const std::int64_t step = shape_.kernel * shape_.kernel * channels_in;
+  const Grid grid(shape_.outputs_of(maps), kPatch + 1 - shape_.taps());
   if (grid.blocks() == 0) {
-    std::fill_n(out, channels_out_ * kernel_ * kernel_ * channels_in_, 0.0F);
+    std::fill_n(out, outputs * step, 0.0F);
     return;
   }
-  const std::int64_t padding = (kernel_ - 1) / 2;
   const auto bytes_of_block =
-      kPoints * (channels_in_ + channels_out_) * static_cast<std::int64_t>(sizeof(float));
+      kPoints * (inputs + outputs) * static_cast<std::int64_t>(sizeof(float));
   const std::int64_t most = blocks_per_pass(
       grid.blocks(), std::clamp<std::int64_t>(kMostBytes / bytes_of_block, 1, kMostBlocks));
-  // The inputs' points as [36, panels, blocks, panel], the gradients' as [36, blocks,
+  // The inputs' points as [36, panels of all phases, blocks, panel], the gradients' as [36, blocks,
   // channels_out], the sums as [36, panels, channels_out, panel].
-  const std::int64_t panel = cpu.panel, panels = channels_in_ / panel;
-  const std::int64_t row_out = channels_out_ + kStagger;
-  const std::int64_t plane_in = most * channels_in_ + kStagger;
+  const std::int64_t panel = cpu.panel, panels = inputs / panel;
+  const std::int64_t row_out = outputs + kStagger;
+  const std::int64_t plane_in = most * inputs + kStagger;
   const std::int64_t plane_out = most * row_out + kStagger;
-  const std::int64_t plane_sums = channels_out_ * channels_in_ + kStagger;
+  const std::int64_t plane_sums = outputs * inputs + kStagger;
   static thread_local AlignedBytes scratch;
   scratch.grow(static_cast<std::size_t>(kPoints * (plane_in + plane_out + plane_sums)) *
                sizeof(float));
@@ -50,35 +66,43 @@ void WinogradWeightGradient::run(const T* in, const T* gradient, WinogradMaps ma
     at::parallel_for(0, here, 8, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t b = begin; b < end; ++b) {
         const auto corner = grid.corner(first + b);
-        const Grid::Corner before{corner.map, corner.row - padding, corner.column - padding};
-        const auto pixels = pixels_at<kPatch>(in, maps, channels_in_, before);
-        cpu.patch_to_points(pixels.data(), kPatch, channels_in_,
-                            {points_in + b * panel, plane_in, most * panel});
-        const PointRows rows{points_out + b * row_out, plane_out, panel};
-        if (grid.side == 4) {
-          const auto gradients = pixels_at<4>(gradient, maps, channels_out_, corner);
-          cpu.patch_to_points(gradients.data(), 4, channels_out_, rows);
-        } else {
-          const auto gradients = pixels_at<2>(gradient, maps, channels_out_, corner);
-          cpu.patch_to_points(gradients.data(), 2, channels_out_, rows);
+        for (std::int64_t phase = 0; phase < phases; ++phase) {
+          const auto pixels =
+              pixels_at(in, maps, channels_in, corner_of(shape_, corner, phase), kPatch, stride);
+          cpu.patch_to_points(
+              pixels.data(), kPatch, channels_in,
+              {points_in + phase * channels_in * most + b * panel, plane_in, most * panel});
         }
+        const auto gradients = pixels_at(gradient, grid.maps, outputs, corner, grid.side);
+        cpu.patch_to_points(gradients.data(), grid.side, outputs,
+                            {points_out + b * row_out, plane_out, panel});
       }
     });
     at::parallel_for(0, kPoints * panels, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t point = i / panels, first_channel = i % panels * panel;
-        cpu.multiply(channels_out_, {points_out + point * plane_out, 1, row_out},
-                     points_in + point * plane_in + first_channel * most, here, first > 0,
-                     sums + point * plane_sums + first_channel * channels_out_, panel);
+        float* const sum = sums + point * plane_sums + first_channel * outputs;
+        if (!is_beyond_taps(shape_, point, first_channel / channels_in)) {
+          cpu.multiply(outputs, {points_out + point * plane_out, 1, row_out},
+                       points_in + point * plane_in + first_channel * most, here, first > 0, sum,
+                       panel);
+        } else if (first == 0) {
+          std::fill_n(sum, outputs * panel, 0.0F);
+        }
       }
     });
   }
-  at::parallel_for(0, channels_out_, 1, [&](std::int64_t begin, std::int64_t end) {
+  at::parallel_for(0, outputs, 1, [&](std::int64_t begin, std::int64_t end) {
+    std::array<float*, kPoints> taps;
     for (std::int64_t k = begin; k < end; ++k) {
-      for (std::int64_t c = 0; c < channels_in_; c += cpu.lanes) {
-        cpu.points_to_kernels(kernel_, sums + (c / panel * channels_out_ + k) * panel + c % panel,
-                              plane_sums, out + k * kernel_ * kernel_ * channels_in_ + c,
-                              channels_in_);
+      for (std::int64_t c = 0; c < inputs; c += cpu.lanes) {
+        float* const first = out + k * step + c % channels_in;
+        const std::int64_t phase = c / channels_in;
+        for_taps(shape_, phase / stride, phase % stride, [&](std::int64_t tap, std::size_t i) {
+          taps[i] = tap < 0 ? nullptr : first + tap * channels_in;
+        });
+        cpu.points_to_kernels(shape_.taps(), sums + (c / panel * outputs + k) * panel + c % panel,
+                              plane_sums, taps.data());
       }
     }
   });

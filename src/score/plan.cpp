@@ -176,6 +176,18 @@ AmxConvolution::Meaning meaning(Quantisation quantisation) {
           static_cast<std::int32_t>(quantisation.zero_point)};
 }
 
+WinogradShape winograd_shape(const Layer& layer, const at::Tensor& in, std::int64_t channels_out) {
+  return {in.size(1), channels_out, layer.kernel, layer.stride, layer.padding};
+}
+
+/// @param in of the type that is computed in
+bool has_winograd(const Layer& layer, const at::Tensor& in, std::int64_t channels_out) {
+  const WinogradShape shape = winograd_shape(layer, in, channels_out);
+  return WinogradConvolution::is_supported(shape) &&
+         WinogradConvolution::pays(shape, in.size(2), in.size(3)) &&
+         (in.scalar_type() == torch::kFloat || WinogradConvolution::beats_bf16(shape));
+}
+
 }  // namespace
 
 /// @return nothing where AmxConvolution cannot
@@ -245,14 +257,10 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
       } else if (is_int8) {
         step.quantised = is_convolution ? quantise_convolution(weight, step.in, shape, in.sizes())
                                         : quantise_linear(weight, in.sizes());
-      } else if (is_convolution &&
-                 WinogradConvolution::is_supported(layer.kernel, layer.stride, layer.padding,
-                                                   in.size(1), weight.size(0)) &&
-                 (dtype == torch::kFloat ||
-                  WinogradConvolution::beats_bf16(layer.kernel, in.size(1), weight.size(0)))) {
+      } else if (is_convolution && has_winograd(layer, in, weight.size(0))) {
         step.winograd = std::make_unique<WinogradConvolution>(
-            weight.contiguous(kChannelsLast).const_data_ptr<float>(), bias.const_data_ptr<float>(),
-            in.size(1), weight.size(0), layer.kernel);
+            winograd_shape(layer, in, weight.size(0)),
+            weight.contiguous(kChannelsLast).const_data_ptr<float>(), bias.const_data_ptr<float>());
       } else {
         weight = weight.to(dtype);  // in float32 no longer needed
         step.packed = is_convolution ? prepack_convolution(weight, shape, in.sizes())
@@ -449,15 +457,17 @@ namespace {
 void convolve(const WinogradConvolution& convolution, const at::Tensor& in, const Layer& layer,
               at::Tensor& out) {
   const bool adds = layer.addend >= 0;
+  const WinogradMaps maps{in.size(0), in.size(2), in.size(3)};
+  const WinogradMaps outs = convolution.shape().outputs_of(maps);
   if (!adds) {
-    out = at::empty({in.size(0), convolution.channels_out(), in.size(2), in.size(3)},
+    out = at::empty({maps.count, convolution.shape().channels_out, outs.height, outs.width},
                     in.options().memory_format(kChannelsLast));
   }
   const auto run = [&](auto type) {
     using T = decltype(type);
     auto* to = static_cast<T*>(out.mutable_data_ptr());
-    convolution.run(static_cast<const T*>(in.const_data_ptr()),
-                    {in.size(0), in.size(2), in.size(3)}, adds ? to : nullptr, layer.relu, to);
+    convolution.run(static_cast<const T*>(in.const_data_ptr()), maps, adds ? to : nullptr,
+                    layer.relu, to);
   };
   if (in.scalar_type() == at::kBFloat16) {
     run(std::uint16_t{});

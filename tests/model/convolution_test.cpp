@@ -18,6 +18,10 @@ struct Case {
   bool has_winograd;
 };
 
+/// With it, convolutions of larger strides, or of channels that its vectors do not fit, are
+/// torch's.
+const bool kHasAvx512 = cpu_features().avx512;
+
 class Convolution : public testing::TestWithParam<Case> {};
 
 struct Results {
@@ -60,7 +64,7 @@ TEST_P(Convolution, equals_torchs_with_its_gradients) {
     return convolution_of(x, w, b, stride, padding);
   };
   for (const bool with_bias : {false, true}) {
-    const Results from{map(out, after(13), after(9)), map(in, 13, 9),
+    const Results from{map(out, after(29), after(41)), map(in, 29, 41),
                        weight.contiguous(with_bias ? torch::MemoryFormat::ChannelsLast
                                                    : torch::MemoryFormat::Contiguous),
                        with_bias ? torch::randn({out}) : torch::Tensor()};
@@ -68,12 +72,14 @@ TEST_P(Convolution, equals_torchs_with_its_gradients) {
     at::set_num_threads(1);
     const Results got = results_of(ours, from, torch::kFloat);
     // Winograd's transforms lose up to a factor of 50 of float32's unit, 6e-8 of values that reach
-    // 5 standard deviations; sums over a map's pixels, in float32, as much.
-    EXPECT_LT(difference(got.output, wanted.output), 2e-5);
-    EXPECT_LT(difference(got.input, wanted.input), 2e-5);
-    EXPECT_LT(difference(got.weight, wanted.weight), 2e-5);
+    // 5 standard deviations; with fourth powers of the points, which 3x3 kernels of stride 1 do
+    // without, twice as much. So do sums over a map's pixels, in float32.
+    const double most = size == 3 && stride == 1 ? 2e-5 : 4e-5;
+    EXPECT_LT(difference(got.output, wanted.output), most);
+    EXPECT_LT(difference(got.input, wanted.input), most);
+    EXPECT_LT(difference(got.weight, wanted.weight), most);
     if (with_bias) {
-      EXPECT_LT(difference(got.bias, wanted.bias), 2e-5);
+      EXPECT_LT(difference(got.bias, wanted.bias), most);
     }
     // It is not torch's own that was computed.
     const Results plain = results_of(torchs, from, torch::kFloat);
@@ -88,16 +94,17 @@ TEST_P(Convolution, equals_torchs_with_its_gradients) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, Convolution,
-                         testing::Values(Case{64, 64, 3, 1, 1, true}, Case{128, 64, 3, 1, 1, true},
-                                         Case{64, 192, 5, 1, 2, true},
-                                         Case{64, 128, 3, 2, 1, false},
-                                         Case{40, 64, 3, 1, 1, false}, Case{3, 64, 7, 2, 3, false}),
-                         [](const auto& of) {
-                           return std::to_string(of.param.in) + "_" + std::to_string(of.param.out) +
-                                  "_" + std::to_string(of.param.size) + "_stride_" +
-                                  std::to_string(of.param.stride);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Cases, Convolution,
+    testing::Values(Case{64, 64, 3, 1, 1, true}, Case{128, 64, 3, 1, 1, true},
+                    Case{64, 192, 5, 1, 2, true}, Case{64, 128, 3, 2, 1, !kHasAvx512},
+                    Case{40, 64, 3, 1, 1, !kHasAvx512}, Case{64, 40, 3, 1, 1, false},
+                    Case{3, 64, 7, 2, 3, !kHasAvx512}, Case{3, 64, 11, 4, 2, !kHasAvx512},
+                    Case{64, 128, 1, 2, 0, false}),
+    [](const auto& of) {
+      return std::to_string(of.param.in) + "_" + std::to_string(of.param.out) + "_" +
+             std::to_string(of.param.size) + "_stride_" + std::to_string(of.param.stride);
+    });
 
 torch::Tensor ours_3x3(const torch::Tensor& input, const torch::Tensor& weight,
                        const torch::Tensor& bias) {
