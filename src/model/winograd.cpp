@@ -69,12 +69,14 @@ bool WinogradConvolution::is_supported(const WinogradShape& shape) {
   const bool has_padding = shape.stride == 1 ? is_centred : shape.padding < shape.kernel;
   const bool has_channels =
       !are_arranged(shape) || (shape.stride > 1 && channels_of(shape) <= 4 * shape.channels_out);
-  return has_taps && has_padding && has_channels && shape.channels_in <= kMostChannels &&
+  return has_taps && has_padding && has_channels && channels_of(shape) <= kMostChannels &&
          shape.channels_out % kernels<float>().panel == 0;
 }
 
 bool WinogradConvolution::pays(const WinogradShape& shape, std::int64_t height,
                                std::int64_t width) {
+  const std::int64_t more = 2 * shape.padding - shape.kernel;
+  if (height + more < 0 || width + more < 0) return false;  // there is no output
   // With AVX-512 nobody has measured whether strides do.
   if (shape.stride > 1 && cpu_features().avx512) return false;
   const WinogradMaps outs = shape.outputs_of({1, height, width});
@@ -138,7 +140,8 @@ WinogradConvolution WinogradConvolution::of_input_gradient(const WinogradShape& 
       for (std::int64_t i = 0; i < count; ++i) {
         taps[static_cast<std::size_t>(i)] = weight + (k * count + count - 1 - i) * inputs + c;
       }
-      cpu.kernels_to_points(shape.kernel, taps.data(), 1, made.panel(0, c, k), inputs * outputs);
+      cpu.kernels_to_points(shape.kernel, taps.data(), 1, made.panel(0, c, k),
+                            inputs * made.channels_);
     }
   }
   return made;

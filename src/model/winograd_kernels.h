@@ -202,13 +202,7 @@ void points_to_block(const float* points, std::int64_t plane, const float* bias,
 template <int Rows>
 void multiply(Left left, const float* panel, std::int64_t count, bool adds, float* out,
               std::int64_t step_out) {
-  Floats sums[Rows][kVectors];
-#pragma GCC unroll 6
-  for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v)
-      sums[r][v] = adds ? read<Floats>(out + r * step_out + v * kLanes) : Floats{};
-  }
+  Floats sums[Rows][kVectors]{};
   const float* in = left.at;
   for (std::int64_t k = 0; k < count; ++k, panel += kPanel, in += left.step_k) {
     Floats columns[kVectors];
@@ -224,7 +218,11 @@ void multiply(Left left, const float* panel, std::int64_t count, bool adds, floa
 #pragma GCC unroll 6
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) write(out + r * step_out + v * kLanes, sums[r][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      float* const to = out + r * step_out + v * kLanes;
+      // Not begun with: a sum of few rounds less than one that goes on.
+      write(to, adds ? read<Floats>(to) + sums[r][v] : sums[r][v]);
+    }
   }
 }
 

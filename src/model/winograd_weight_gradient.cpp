@@ -27,7 +27,7 @@ bool is_beyond_taps(const WinogradShape& shape, std::int64_t point, std::int64_t
 
 bool WinogradWeightGradient::is_supported(const WinogradShape& shape) {
   return WinogradConvolution::is_supported(shape) &&
-         shape.channels_in % kernels<float>().panel == 0;
+         shape.channels_in % kernels<float>().panel == 0 && shape.channels_out <= kMostChannels;
 }
 
 template <typename T>

@@ -47,6 +47,7 @@ class Questions {
   void choose_precision();    // rank 0
   bool measure_cascade();     // likewise
   void keep();                // rank 0
+  bool has_choice() const { return cpu_.has_bf16 || cpu_.has_int8; }
   bool any(bool mine) const { return ranks_.sum(static_cast<std::int64_t>(mine ? 1 : 0)) > 0; }
 
   const EngineWish& wish_;
@@ -80,7 +81,7 @@ bool Questions::measure_precisions() {
     if (!ranks_.is_root()) return;
     const bool is_known =
         wish_.precision ? *wish_.precision != Precision::kInt8 || trial_.calibration.groups > 0
-                        : trial_.tiles > 0;
+                        : trial_.tiles > 0 || !has_choice();
     if (is_known) return;
     find_tiles();
     calibrates = wish_.precision.has_value();
@@ -118,6 +119,9 @@ void Questions::choose_precision() {
   if (wish_.precision) {
     engine_.precision = *wish_.precision;
     engine_.precision_reason = wish_.precision_reason;
+  } else if (!has_choice()) {
+    engine_.precision = Precision::kFp32;
+    engine_.precision_reason = "auto: all that every rank's CPU computes, without AVX-512";
   } else if (trial_.tiles > 0) {
     engine_.precision = trial_.best(kMostCost);
     engine_.precision_reason =

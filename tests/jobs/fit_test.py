@@ -170,7 +170,9 @@ class Fit(InFolder):
         self.fails(2, "cannot use features in 'features.h5'", "training_tiles_crc32", program=PROGRAM,
                    arguments=[*LINEAR, "-o", "other", "-f", "0.5"], ranks=2)
         self.fails(2, "weights_crc32", program=PROGRAM, arguments=[*LINEAR, "-o", "other", "--seed", "1"])
-        self.fails(2, "another precision", program=PROGRAM, arguments=[*LINEAR, "-o", "other", "--precision", "fp32"])
+        with h5py.File("features.h5", "r+") as f:
+            f["made_of"].attrs["precision"] = np.bytes_("another")
+        self.fails(2, "another precision", program=PROGRAM, arguments=[*LINEAR, "-o", "other"])
         with open("features.h5", "wb") as f:
             f.write(b"no features")
         self.fails(2, "no HDF5 file", program=PROGRAM, arguments=[*LINEAR, "-o", "other"])

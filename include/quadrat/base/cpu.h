@@ -3,8 +3,9 @@
 namespace quadrat {
 
 /// What the vector units of the processor this runs on can do; all false where it is no x86-64.
-/// Where the environment has QUADRAT_NO_AMX or QUADRAT_NO_AVX512, it is as if there were none: for
-/// the same last digits as on processors without. Cheap to ask.
+/// Where the environment has QUADRAT_NO_AMX, it is as if there were none: for the same last digits
+/// as on processors without. QUADRAT_NO_AVX512 is for trying what others compute: torch and oneDNN
+/// still choose for themselves. Cheap to ask.
 struct CpuFeatures {
   bool avx2 = false;  ///< AVX2 and fused multiply-add
   bool avx512 =
