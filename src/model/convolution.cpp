@@ -22,7 +22,6 @@ WinogradShape shape_of(const torch::Tensor& weight, std::int64_t stride, std::in
 bool has_winograd(const torch::Tensor& input, const torch::Tensor& weight,
                   const WinogradShape& shape) {
   if (!input.is_cpu() || weight.scalar_type() != torch::kFloat || weight.size(3) != shape.kernel ||
-      !WinogradConvolution::is_supported(shape) ||
       !WinogradConvolution::pays(shape, input.size(2), input.size(3)))
     return false;
   const bool is_fp32 =
@@ -32,10 +31,11 @@ bool has_winograd(const torch::Tensor& input, const torch::Tensor& weight,
   return is_fp32 || is_bf16;
 }
 
-/// Whether the convolution from outputs to inputs is supported too.
+/// Whether WinogradConvolution::of_input_gradient can.
 bool has_input_gradient(const WinogradShape& shape) {
-  return WinogradConvolution::is_supported(
-      {shape.channels_out, shape.channels_in, shape.kernel, shape.stride, shape.padding});
+  return shape.stride == 1 &&
+         WinogradConvolution::is_supported(
+             {shape.channels_out, shape.channels_in, shape.kernel, shape.stride, shape.padding});
 }
 
 /// Calls work(T()), T being what the kernels take the tensors' elements for.
@@ -118,7 +118,7 @@ class WinogradFunction : public torch::autograd::Function<WinogradFunction> {
     const auto gradient = gradients[0].contiguous(kChannelsLast);
     const WinogradShape shape = shape_of(weight, context->saved_data["stride"].toInt(),
                                          context->saved_data["padding"].toInt());
-    const bool by_input = shape.stride == 1 && has_input_gradient(shape);
+    const bool by_input = has_input_gradient(shape);
     const bool by_weight = WinogradWeightGradient::is_supported(shape);
     const bool of_input = context->needs_input_grad(0), of_weight = context->needs_input_grad(1);
     torch::autograd::variable_list all(5);

@@ -28,8 +28,6 @@ std::int64_t channels_of(const WinogradShape& shape) {
   return (channels + kMultiple - 1) / kMultiple * kMultiple;
 }
 
-std::int64_t block_of(const WinogradShape& shape) { return kPatch + 1 - shape.taps(); }
-
 /// One map as one of all phases' channels, without padding.
 template <typename T>
 void arrange(const WinogradShape& shape, const T* in, WinogradMaps map, WinogradMaps phases,
@@ -75,14 +73,14 @@ bool WinogradConvolution::is_supported(const WinogradShape& shape) {
 
 bool WinogradConvolution::pays(const WinogradShape& shape, std::int64_t height,
                                std::int64_t width) {
+  if (!is_supported(shape)) return false;
   const std::int64_t more = 2 * shape.padding - shape.kernel;
   if (height + more < 0 || width + more < 0) return false;  // there is no output
   // With AVX-512 nobody has measured whether strides do.
   if (shape.stride > 1 && cpu_features().avx512) return false;
-  const WinogradMaps outs = shape.outputs_of({1, height, width});
-  const auto multiplications =
-      kPoints * shape.stride * shape.stride * Grid(outs, block_of(shape)).blocks();
-  return 5 * multiplications < 4 * outs.pixels() * shape.kernel * shape.kernel;
+  const Grid grid = grid_of(shape, {1, height, width});
+  const auto multiplications = kPoints * shape.stride * shape.stride * grid.blocks();
+  return 5 * multiplications < 4 * grid.maps.pixels() * shape.kernel * shape.kernel;
 }
 
 bool WinogradConvolution::beats_bf16(const WinogradShape& shape) {
@@ -113,15 +111,9 @@ WinogradConvolution::WinogradConvolution(const WinogradShape& shape, const float
   const Kernels<float>& cpu = kernels<float>();
   const std::int64_t inputs = shape.channels_in, phases = shape.stride * shape.stride;
   const std::int64_t step = shape.kernel * shape.kernel * inputs;
-  std::array<const float*, kPoints> taps;
   for (std::int64_t k = 0; k < shape.channels_out; k += cpu.lanes) {
     for (std::int64_t c = 0; c < phases * inputs; ++c) {
-      const float* const first = weight + k * step + c % inputs;
-      const std::int64_t phase = c / inputs;
-      for_taps(shape, phase / shape.stride, phase % shape.stride,
-               [&](std::int64_t tap, std::size_t i) {
-                 taps[i] = tap < 0 ? nullptr : first + tap * inputs;
-               });
+      const auto taps = taps_of(shape, c / inputs, weight + k * step + c % inputs);
       cpu.kernels_to_points(shape.taps(), taps.data(), step, panel(0, k, c),
                             shape.channels_out * channels_);
     }
@@ -163,7 +155,8 @@ void WinogradConvolution::run(const T* in, WinogradMaps maps, const T* addend, b
 template <typename T>
 void WinogradConvolution::run_on_this_thread(const T* in, WinogradMaps maps, const T* addend,
                                              bool relu, T* out) const {
-  if (!are_arranged(shape_)) return run_blocks(in, maps, addend, relu, out);
+  if (!are_arranged(shape_)) return run_blocks(shape_, in, maps, addend, relu, out);
+  const WinogradShape shape{channels_, shape_.channels_out, shape_.taps(), 1, 0};
   const WinogradMaps map{1, maps.height, maps.width}, outs = shape_.outputs_of(map);
   const std::int64_t more = shape_.taps() - 1;
   const WinogradMaps phases{1, outs.height + more, outs.width + more};
@@ -173,7 +166,8 @@ void WinogradConvolution::run_on_this_thread(const T* in, WinogradMaps maps, con
   for (std::int64_t n = 0; n < maps.count; ++n) {
     arrange(shape_, in + n * map.pixels() * shape_.channels_in, map, phases, pixels);
     const std::int64_t before = n * outs.pixels() * shape_.channels_out;
-    run_blocks(pixels, phases, addend == nullptr ? nullptr : addend + before, relu, out + before);
+    run_blocks(shape, pixels, phases, addend == nullptr ? nullptr : addend + before, relu,
+               out + before);
   }
 }
 
@@ -198,16 +192,13 @@ void WinogradConvolution::multiply(std::int64_t point, std::int64_t rows, const 
   }
 }
 
-/// @param in as run has it, or one map arranged
+/// @param shape this convolution's, or that of the arranged phases, which `in` is then one map of
 template <typename T>
-void WinogradConvolution::run_blocks(const T* in, WinogradMaps maps, const T* addend, bool relu,
-                                     T* out) const {
+void WinogradConvolution::run_blocks(const WinogradShape& shape, const T* in, WinogradMaps maps,
+                                     const T* addend, bool relu, T* out) const {
   const Kernels<T>& cpu = kernels<T>();
-  const WinogradShape shape =
-      are_arranged(shape_) ? WinogradShape{channels_, shape_.channels_out, shape_.taps(), 1, 0}
-                           : shape_;
   const std::int64_t channels = shape.channels_in, channels_out = shape.channels_out;
-  const Grid grid(shape.outputs_of(maps), block_of(shape));
+  const Grid grid = grid_of(shape, maps);
   const std::int64_t blocks = grid.blocks();
   const std::int64_t most = blocks_per_pass(blocks, kMostBlocks);
   const std::int64_t plane_in = most * channels_ + kStagger;

@@ -10,12 +10,12 @@ namespace {
 
 using namespace vectors::QUADRAT_VECTORS;
 
+/// Of a product: 6 rows of 4 vectors of columns are 24 sums in 32 registers, of 2 are 12 in 16.
+constexpr int kRows = 6;
 #ifdef __AVX512F__
-constexpr int kVectors = 4;  // of columns of a product, and
-constexpr int kRows = 6;     // rows: 24 sums in 32 registers
+constexpr int kVectors = 4;
 #else
 constexpr int kVectors = 2;
-constexpr int kRows = 6;  // 12 sums in 16 registers
 #endif
 constexpr std::int64_t kPanel = kVectors * kLanes;
 

@@ -42,17 +42,24 @@ constexpr std::int64_t blocks_per_pass(std::int64_t blocks, std::int64_t most) {
   return (blocks + passes - 1) / passes;
 }
 
-/// Calls what(tap, index) for a phase's taps, `tap` being the number of one in a row of the
-/// kernel's columns or -1 where the phase has none there.
-/// @param row, column the phase
-template <typename What>
-void for_taps(const WinogradShape& shape, std::int64_t row, std::int64_t column, const What& what) {
+/// A convolution's outputs in blocks.
+inline Grid grid_of(const WinogradShape& shape, WinogradMaps inputs) {
+  return {shape.outputs_of(inputs), kPatch + 1 - shape.taps()};
+}
+
+/// A phase's taps of a kernel, null where it has none.
+/// @param first the kernel's first tap, of a channel that the next taps lie channels_in behind
+template <typename T>
+std::array<T*, kPoints> taps_of(const WinogradShape& shape, std::int64_t phase, T* first) {
   const std::int64_t side = shape.taps();
+  std::array<T*, kPoints> taps{};
   for (std::int64_t i = 0; i < side * side; ++i) {
-    const std::int64_t y = i / side * shape.stride + row, x = i % side * shape.stride + column;
-    const bool has = y < shape.kernel && x < shape.kernel;
-    what(has ? y * shape.kernel + x : -1, static_cast<std::size_t>(i));
+    const std::int64_t y = i / side * shape.stride + phase / shape.stride;
+    const std::int64_t x = i % side * shape.stride + phase % shape.stride;
+    if (y < shape.kernel && x < shape.kernel)
+      taps[static_cast<std::size_t>(i)] = first + (y * shape.kernel + x) * shape.channels_in;
   }
+  return taps;
 }
 
 /// How many phases along an axis have a last tap. What others become is zero at the last point,

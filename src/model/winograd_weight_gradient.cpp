@@ -1,7 +1,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <array>
 
 #include "winograd_parts.h"
 
@@ -38,7 +37,7 @@ void WinogradWeightGradient::run(const T* in, const T* gradient, WinogradMaps ma
   const std::int64_t stride = shape_.stride, phases = stride * stride;
   const std::int64_t inputs = phases * channels_in;
   const std::int64_t step = shape_.kernel * shape_.kernel * channels_in;
-  const Grid grid(shape_.outputs_of(maps), kPatch + 1 - shape_.taps());
+  const Grid grid = grid_of(shape_, maps);
   if (grid.blocks() == 0) {
     std::fill_n(out, outputs * step, 0.0F);
     return;
@@ -93,14 +92,9 @@ void WinogradWeightGradient::run(const T* in, const T* gradient, WinogradMaps ma
     });
   }
   at::parallel_for(0, outputs, 1, [&](std::int64_t begin, std::int64_t end) {
-    std::array<float*, kPoints> taps;
     for (std::int64_t k = begin; k < end; ++k) {
       for (std::int64_t c = 0; c < inputs; c += cpu.lanes) {
-        float* const first = out + k * step + c % channels_in;
-        const std::int64_t phase = c / channels_in;
-        for_taps(shape_, phase / stride, phase % stride, [&](std::int64_t tap, std::size_t i) {
-          taps[i] = tap < 0 ? nullptr : first + tap * channels_in;
-        });
+        const auto taps = taps_of(shape_, c / channels_in, out + k * step + c % channels_in);
         cpu.points_to_kernels(shape_.taps(), sums + (c / panel * outputs + k) * panel + c % panel,
                               plane_sums, taps.data());
       }

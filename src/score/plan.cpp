@@ -183,8 +183,7 @@ WinogradShape winograd_shape(const Layer& layer, const at::Tensor& in, std::int6
 /// @param in of the type that is computed in
 bool has_winograd(const Layer& layer, const at::Tensor& in, std::int64_t channels_out) {
   const WinogradShape shape = winograd_shape(layer, in, channels_out);
-  return WinogradConvolution::is_supported(shape) &&
-         WinogradConvolution::pays(shape, in.size(2), in.size(3)) &&
+  return WinogradConvolution::pays(shape, in.size(2), in.size(3)) &&
          (in.scalar_type() == torch::kFloat || WinogradConvolution::beats_bf16(shape));
 }
 

@@ -42,8 +42,7 @@ class WinogradConvolution {
  public:
   static bool is_supported(const WinogradShape& shape);
 
-  /// Whether this is quicker than the definition, for maps of that size in float32. It has to be
-  /// supported.
+  /// Whether it is supported and quicker than the definition, for maps of that size in float32.
   static bool pays(const WinogradShape& shape, std::int64_t height, std::int64_t width);
 
   /// Whether it is also quicker than the definition in bf16, if it pays in float32. Where the
@@ -73,7 +72,8 @@ class WinogradConvolution {
   template <typename T>
   void run_on_this_thread(const T* in, WinogradMaps maps, const T* addend, bool relu, T* out) const;
   template <typename T>
-  void run_blocks(const T* in, WinogradMaps maps, const T* addend, bool relu, T* out) const;
+  void run_blocks(const WinogradShape& shape, const T* in, WinogradMaps maps, const T* addend,
+                  bool relu, T* out) const;
   void multiply(std::int64_t point, std::int64_t rows, const float* in, float* out) const;
   float* panel(std::int64_t point, std::int64_t channel_out, std::int64_t channel_in) const;
 
