@@ -78,7 +78,7 @@ torch::Tensor weight_gradient(const WinogradShape& shape, const torch::Tensor& i
 }
 
 /// Torch's own gradients of the input and of the weights, those that are asked for.
-/// @param weight float32; its gradient too, whatever the maps are
+/// @param weight float32; its gradient is of the maps' type, which autograd makes float32
 std::array<torch::Tensor, 2> torchs_gradients(const WinogradShape& shape,
                                               const torch::Tensor& gradient,
                                               const torch::Tensor& input,
@@ -87,11 +87,10 @@ std::array<torch::Tensor, 2> torchs_gradients(const WinogradShape& shape,
   if (!of_input && !of_weight) return {};
   const std::array<std::int64_t, 2> stride{shape.stride, shape.stride},
       padding{shape.padding, shape.padding}, one{1, 1}, none{0, 0};
-  auto found = at::convolution_backward(
+  const auto found = at::convolution_backward(
       gradient, input, weight.to(input.scalar_type()), std::nullopt, stride, padding, one,
       /*transposed=*/false, none, /*groups=*/1, {of_input, of_weight, false});
-  auto& of_weights = std::get<1>(found);
-  return {std::get<0>(found), of_weight ? of_weights.to(torch::kFloat) : of_weights};
+  return {std::get<0>(found), std::get<1>(found)};
 }
 
 class WinogradFunction : public torch::autograd::Function<WinogradFunction> {
