@@ -71,7 +71,8 @@ for copy in {1..12}; do
 done
 "$bin/quadrat-pack" --tiles many --output held >held.log 2>&1 &
 background+=($!)
-until [ -e held/.lock ]; do [ ! -e held/shards.tsv ] || fail "it was done before it could be stopped"; done
+# The lock has a name in it once it is held; before that the file only exists.
+until [ -s held/.lock ]; do [ ! -e held/shards.tsv ] || fail "it was done before it could be stopped"; done
 kill -STOP "${background[0]}"
 holds ! -e held/shards.tsv
 exits 2 "$bin/quadrat-pack" --tiles tiles --output held
@@ -82,7 +83,7 @@ whole held
 
 "$bin/quadrat-pack" --tiles many --output stopped --tiles_per_shard 50 >out 2>err &
 background+=($!)
-until [ -e stopped/.lock ]; do [ ! -e stopped/shards.tsv ] || fail "it was done before it could be stopped"; done
+until [ -s stopped/.lock ]; do [ ! -e stopped/shards.tsv ] || fail "it was done before it could be stopped"; done
 kill -TERM "${background[1]}"
 exits 75 wait "${background[1]}"
 holds ! -e stopped/tiles-000014.tar

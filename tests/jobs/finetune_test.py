@@ -216,7 +216,8 @@ class Interruptions(InFolder):
     def test_a_second_start_beside_a_running_one_is_refused(self):
         words = common.command(PROGRAM, *self.ARGUMENTS, "-o", "first", ranks=2)
         first = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        while not os.path.exists("runs/first/.lock"):
+        # The lock has a name in it once it is held; before that the file only exists.
+        while not os.path.exists("runs/first/.lock") or os.path.getsize("runs/first/.lock") == 0:
             self.assertIsNone(first.poll())
             time.sleep(0.01)
         # As long as the second asks, the first must not come to its end.
