@@ -37,7 +37,7 @@ void add_options(quadrat::cli::Parser& parser, quadrat::score::ScoreOptions& opt
   parser.add("features", options.features, "FILE",
              "also write what the network's last layer sees, a row a tile, to this HDF5 file");
   parser.group("How");
-  parser.add_choice("precision", options.precision, {"auto", "fp32", "bf16", "int8"},
+  parser.add_choice("precision", options.precision, {"auto", "fp32", "bf16", "int8", "int16"},
                     "numbers to compute in; auto: the quickest within 0.3 points of fp32's error "
                     "on the model's validation tiles");
   parser.add_choice("device", options.device, {"auto", "cpu", "cuda"},

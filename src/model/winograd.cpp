@@ -96,28 +96,47 @@ WinogradConvolution::WinogradConvolution(const WinogradShape& shape, const float
   weights_.grow(static_cast<std::size_t>(kPoints * shape.channels_out * channels_) * sizeof(float));
 }
 
-/// Where the weights of the output channels from `channel_out` on and of an input channel lie.
-float* WinogradConvolution::panel(std::int64_t point, std::int64_t channel_out,
-                                  std::int64_t channel_in) const {
+/// Where the weights of the output channels from `channel_out` on and of an input channel lie;
+/// rounded ones only those of a panel, of a pair's first channel.
+std::int64_t WinogradConvolution::panel(std::int64_t point, std::int64_t channel_out,
+                                        std::int64_t channel_in) const {
   const std::int64_t width = kernels<float>().panel;
-  const std::int64_t row =
-      (point * shape_.channels_out + channel_out / width * width) * channels_ + channel_in * width;
-  return reinterpret_cast<float*>(weights_.get()) + row + channel_out % width;
+  return (point * shape_.channels_out + channel_out / width * width) * channels_ +
+         channel_in * width + channel_out % width;
 }
 
 WinogradConvolution::WinogradConvolution(const WinogradShape& shape, const float* weight,
-                                         const float* bias)
+                                         const float* bias, WinogradProducts products)
     : WinogradConvolution(shape, bias) {
   const Kernels<float>& cpu = kernels<float>();
   const std::int64_t inputs = shape.channels_in, phases = shape.stride * shape.stride;
   const std::int64_t step = shape.kernel * shape.kernel * inputs;
+  if (phases * inputs < channels_)
+    std::fill_n(weights(0), kPoints * shape.channels_out * channels_, 0.0F);
   for (std::int64_t k = 0; k < shape.channels_out; k += cpu.lanes) {
     for (std::int64_t c = 0; c < phases * inputs; ++c) {
       const auto taps = taps_of(shape, c / inputs, weight + k * step + c % inputs);
-      cpu.kernels_to_points(shape.taps(), taps.data(), step, panel(0, k, c),
+      cpu.kernels_to_points(shape.taps(), taps.data(), step, weights(panel(0, k, c)),
                             shape.channels_out * channels_);
     }
   }
+  // Points of fewer channels are not worth rounding.
+  constexpr std::int64_t kFewestRounded = 32;
+  if (products == WinogradProducts::kInt16 && channels_ >= kFewestRounded) round_weights();
+}
+
+void WinogradConvolution::round_weights() {
+  const Kernels<float>& cpu = kernels<float>();
+  const std::int64_t rows = kPoints * shape_.channels_out;
+  products_ = WinogradProducts::kInt16;
+  rounded_.grow(static_cast<std::size_t>(rows * channels_) * sizeof(std::int16_t));
+  scales_.resize(static_cast<std::size_t>(rows));
+  auto* const rounded = reinterpret_cast<std::int16_t*>(rounded_.get());
+  for (std::int64_t row = 0; row < rows; row += cpu.panel) {
+    cpu.round_panel(weights(row * channels_), channels_, rounded + row * channels_,
+                    scales_.data() + row);
+  }
+  weights_ = {};
 }
 
 WinogradConvolution WinogradConvolution::of_input_gradient(const WinogradShape& shape,
@@ -132,7 +151,7 @@ WinogradConvolution WinogradConvolution::of_input_gradient(const WinogradShape& 
       for (std::int64_t i = 0; i < count; ++i) {
         taps[static_cast<std::size_t>(i)] = weight + (k * count + count - 1 - i) * inputs + c;
       }
-      cpu.kernels_to_points(shape.kernel, taps.data(), 1, made.panel(0, c, k),
+      cpu.kernels_to_points(shape.kernel, taps.data(), 1, made.weights(made.panel(0, c, k)),
                             inputs * made.channels_);
     }
   }
@@ -171,23 +190,46 @@ void WinogradConvolution::run_on_this_thread(const T* in, WinogradMaps maps, con
   }
 }
 
-/// out[rows, channels_out] = in[rows, channels] x the weights at a point
-void WinogradConvolution::multiply(std::int64_t point, std::int64_t rows, const float* in,
+/// A pass's points, or a block's and all blocks' rounded.
+struct WinogradConvolution::Points {
+  float* values;  ///< [36, blocks or 1, channels], `plane` from point to point
+  std::int64_t plane;
+  std::int16_t* rounded;  ///< [36, blocks, channels], likewise
+  std::int64_t plane_rounded;
+  float* scales;  ///< [36, blocks]
+  std::int64_t blocks;
+};
+
+/// out[rows, channels_out] = points[rows, channels] x the weights at one of them
+void WinogradConvolution::multiply(std::int64_t point, std::int64_t rows, const Points& points,
                                    float* out) const {
   const Kernels<float>& cpu = kernels<float>();
   const std::int64_t across = shape_.stride * shape_.channels_in;  // phases of the same row
   const bool is_last_row = point / kPatch == kPatch - 1, is_last = point % kPatch == kPatch - 1;
   const std::int64_t whole = whole_phases(shape_);
   const std::int64_t rows_of_phases = is_last_row ? whole : shape_.stride;
-  for (std::int64_t k = 0; k < shape_.channels_out; k += cpu.panel) {
-    if (is_last && whole < shape_.stride) {
-      for (std::int64_t y = 0; y < rows_of_phases; ++y) {
-        cpu.multiply(rows, {in + y * across, channels_, 1}, panel(point, k, y * across),
-                     whole * shape_.channels_in, y > 0, out + k, shape_.channels_out);
-      }
+  const bool skips = is_last && whole < shape_.stride && across % 2 == 0;  // pairs stay whole
+  const auto add_product = [&](std::int64_t k, std::int64_t first, std::int64_t count, bool adds) {
+    const std::int64_t at = panel(point, k, first);
+    if (products_ == WinogradProducts::kFloat32) {
+      cpu.multiply(rows, {points.values + point * points.plane + first, channels_, 1}, weights(at),
+                   count, adds, out + k, shape_.channels_out);
     } else {
-      cpu.multiply(rows, {in, channels_, 1}, panel(point, k, 0), rows_of_phases * across,
-                   /*adds=*/false, out + k, shape_.channels_out);
+      // The weights of a channel too many are zero.
+      cpu.multiply_rounded(rows,
+                           {points.rounded + point * points.plane_rounded + first, channels_,
+                            points.scales + point * points.blocks},
+                           reinterpret_cast<const std::int16_t*>(rounded_.get()) + at,
+                           scales_.data() + point * shape_.channels_out + k, (count + 1) / 2, adds,
+                           out + k, shape_.channels_out);
+    }
+  };
+  for (std::int64_t k = 0; k < shape_.channels_out; k += cpu.panel) {
+    if (skips) {
+      for (std::int64_t y = 0; y < rows_of_phases; ++y)
+        add_product(k, y * across, whole * shape_.channels_in, /*adds=*/y > 0);
+    } else {
+      add_product(k, 0, rows_of_phases * across, /*adds=*/false);
     }
   }
 }
@@ -201,26 +243,42 @@ void WinogradConvolution::run_blocks(const WinogradShape& shape, const T* in, Wi
   const Grid grid = grid_of(shape, maps);
   const std::int64_t blocks = grid.blocks();
   const std::int64_t most = blocks_per_pass(blocks, kMostBlocks);
-  const std::int64_t plane_in = most * channels_ + kStagger;
+  const bool rounds = products_ == WinogradProducts::kInt16;
+  const std::int64_t plane_in = (rounds ? 1 : most) * channels_ + kStagger;
   const std::int64_t plane_out = most * channels_out + kStagger;
+  const std::int64_t plane_rounded = most * channels_ + 2 * kStagger;
+  const std::int64_t floats = kPoints * (plane_in + plane_out + most);
   static thread_local AlignedBytes scratch;
-  scratch.grow(static_cast<std::size_t>(kPoints * (plane_in + plane_out)) * sizeof(float));
+  scratch.grow(
+      static_cast<std::size_t>(floats) * sizeof(float) +
+      (rounds ? static_cast<std::size_t>(kPoints * plane_rounded) * sizeof(std::int16_t) : 0));
   float* const points_in = reinterpret_cast<float*>(scratch.get());
   float* const points_out = points_in + kPoints * plane_in;
+  const Points points{points_in,
+                      plane_in,
+                      reinterpret_cast<std::int16_t*>(points_in + floats),
+                      plane_rounded,
+                      points_out + kPoints * plane_out,
+                      most};
 
   for (std::int64_t first = 0; first < blocks; first += most) {
     const std::int64_t here = std::min(most, blocks - first);
     for (std::int64_t b = 0; b < here; ++b) {
       const auto corner = grid.corner(first + b);
+      float* const block = points.values + (rounds ? 0 : b * channels_);
       for (std::int64_t phase = 0; phase < shape.stride * shape.stride; ++phase) {
         const auto pixels =
             pixels_at(in, maps, channels, corner_of(shape, corner, phase), kPatch, shape.stride);
         cpu.patch_to_points(pixels.data(), kPatch, channels,
-                            {points_in + b * channels_ + phase * channels, plane_in, cpu.panel});
+                            {block + phase * channels, plane_in, cpu.panel});
+      }
+      if (rounds) {
+        cpu.round_points(block, plane_in, shape.stride * shape.stride * channels,
+                         points.rounded + b * channels_, plane_rounded, points.scales + b, most);
       }
     }
     for (std::int64_t point = 0; point < kPoints; ++point)
-      multiply(point, here, points_in + point * plane_in, points_out + point * plane_out);
+      multiply(point, here, points, points_out + point * plane_out);
     for (std::int64_t b = 0; b < here; ++b) {
       const auto [map, row, column] = grid.corner(first + b);
       const WinogradMaps& outs = grid.maps;

@@ -20,6 +20,8 @@ constexpr int kVectors = 2;
 constexpr std::int64_t kPanel = kVectors * kLanes;
 
 using Floats = Vector<float>;
+using Ints = Vector<std::int32_t>;
+using Shorts = Vector<std::int16_t>;
 
 /// The points besides 0 and infinity are kA, -kA, kB and -kB: these round six times less than 1 and
 /// 2 do (Alam et al., "Winograd Convolution for Deep Neural Networks: Efficient Point Selection",
@@ -178,10 +180,15 @@ template <int Side, typename T>
 void points_to_block(const float* points, std::int64_t plane, const float* bias,
                      std::int64_t channels, std::int64_t width, Place place, const T* addend,
                      bool relu, T* out) {
-  for (std::int64_t c = 0; c < channels; c += kLanes) {
+  for (std::int64_t c = 0; c < channels; c += kLanes, points += kLanes) {
+    // Unknown to the compiler, which else computes 36 addresses ahead and has no registers for
+    // them.
+    asm("" : "+r"(plane));
     Floats columns[Side][kPatch], m[6], o[Side];
-    for (int x = 0; x < kPatch; ++x) {
-      for (int y = 0; y < kPatch; ++y) m[y] = read<Floats>(points + (y * kPatch + x) * plane + c);
+    const float* column = points;
+    for (int x = 0; x < kPatch; ++x, column += plane) {
+      const float* at = column;
+      for (int y = 0; y < kPatch; ++y, at += kPatch * plane) m[y] = read<Floats>(at);
       from_points(m, o);
       for (int y = 0; y < Side; ++y) columns[y][x] = o[y];
     }
@@ -189,7 +196,9 @@ void points_to_block(const float* points, std::int64_t plane, const float* bias,
     for (std::int64_t y = 0; y < place.rows; ++y) {
       from_points(columns[y], o);
       const std::int64_t row = (place.first + y * width) * channels + c;
-      for (std::int64_t x = 0; x < place.columns; ++x) {
+#pragma GCC unroll 5
+      for (std::int64_t x = 0; x < Side; ++x) {
+        if (x >= place.columns) break;
         Floats value = o[x] + constant;
         if (addend != nullptr) value += load(addend + row + x * channels);
         if (relu) value = rectified(value);
@@ -199,45 +208,186 @@ void points_to_block(const float* points, std::int64_t plane, const float* bias,
   }
 }
 
+/// `times` groups of Rows rows.
 template <int Rows>
-void multiply(Left left, const float* panel, std::int64_t count, bool adds, float* out,
-              std::int64_t step_out) {
-  Floats sums[Rows][kVectors]{};
-  const float* in = left.at;
-  for (std::int64_t k = 0; k < count; ++k, panel += kPanel, in += left.step_k) {
-    Floats columns[kVectors];
+void multiply(std::int64_t times, Left left, const float* panel, std::int64_t count, bool adds,
+              float* out, std::int64_t step_out) {
+  for (; times > 0; --times, left.at += Rows * left.step, out += Rows * step_out) {
+    Floats sums[Rows][kVectors]{};
+    const float* in = left.at;
+    const float* weights = panel;
+    for (std::int64_t k = 0; k < count; ++k, weights += kPanel, in += left.step_k) {
+      Floats columns[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) columns[v] = read<Floats>(panel + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) columns[v] = read<Floats>(weights + v * kLanes);
+#pragma GCC unroll 6
+      for (int r = 0; r < Rows; ++r) {
+        const float row = in[r * left.step];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) sums[r][v] += row * columns[v];
+      }
+    }
 #pragma GCC unroll 6
     for (int r = 0; r < Rows; ++r) {
-      const float row = in[r * left.step];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[r][v] += row * columns[v];
-    }
-  }
-#pragma GCC unroll 6
-  for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      float* const to = out + r * step_out + v * kLanes;
-      // Not begun with: a sum of few rounds less than one that goes on.
-      write(to, adds ? read<Floats>(to) + sums[r][v] : sums[r][v]);
+      for (int v = 0; v < kVectors; ++v) {
+        float* const to = out + r * step_out + v * kLanes;
+        // Not begun with: a sum of few rounds less than one that goes on.
+        write(to, adds ? read<Floats>(to) + sums[r][v] : sums[r][v]);
+      }
     }
   }
 }
 
+/// Calls call(size, times) for groups of up to kRows rows, all alike but for one.
+template <typename Call>
+QUADRAT_INLINE void in_groups(std::int64_t rows, Call call) {
+  const std::int64_t groups = (rows + kRows - 1) / kRows;
+  const std::int64_t size = rows / groups, larger = rows % groups;
+  if (larger > 0) call(size + 1, larger);
+  call(size, groups - larger);
+}
+
 void multiply_rows(std::int64_t rows, Left left, const float* panel, std::int64_t count, bool adds,
                    float* out, std::int64_t step_out) {
-  constexpr decltype(&multiply<1>) kMultiply[]{multiply<1>, multiply<2>, multiply<3>,
-                                               multiply<4>, multiply<5>, multiply<6>};
+  static constexpr decltype(&multiply<1>) kMultiply[]{multiply<1>, multiply<2>, multiply<3>,
+                                                      multiply<4>, multiply<5>, multiply<6>};
   static_assert(sizeof kMultiply / sizeof *kMultiply == kRows);
-  for (std::int64_t groups = (rows + kRows - 1) / kRows; groups > 0; --groups) {
-    const std::int64_t here = (rows + groups - 1) / groups;
-    kMultiply[here - 1](left, panel, count, adds, out, step_out);
-    left.at += here * left.step;
-    out += here * step_out;
-    rows -= here;
+  in_groups(rows, [&](std::int64_t size, std::int64_t times) {
+    kMultiply[size - 1](times, left, panel, count, adds, out, step_out);
+    left.at += size * times * left.step;
+    out += size * times * step_out;
+  });
+}
+
+QUADRAT_INLINE std::int32_t largest_of(Ints values) {
+#ifdef __AVX512F__
+  return _mm512_reduce_max_epi32(reinterpret_cast<__m512i>(values));
+#else
+  const Ints halves = __builtin_shuffle(values, Ints{4, 5, 6, 7, 0, 1, 2, 3});
+  values = values > halves ? values : halves;
+  const Ints pairs = __builtin_shuffle(values, Ints{2, 3, 0, 1, 6, 7, 4, 5});
+  values = values > pairs ? values : pairs;
+  return values[0] > values[1] ? values[0] : values[1];
+#endif
+}
+
+/// To the nearest integer, ties to even, in the low 16 bits; of values below 2^22.
+QUADRAT_INLINE Ints rounded(Floats values) {
+  constexpr float kUnitsInLastPlace = 0x1.8p23F;
+  return __builtin_bit_cast(Ints, values + kUnitsInLastPlace);
+}
+
+void round_points(const float* points, std::int64_t plane, std::int64_t channels, std::int16_t* out,
+                  std::int64_t plane_out, float* scales, std::int64_t plane_scales) {
+  for (std::int64_t p = 0; p < kPoints; ++p) {
+    // Without their signs, floats are in the order of their bits, infinity and what is no number
+    // behind all others.
+    Ints most{};
+    for (std::int64_t c = 0; c < channels; c += kLanes) {
+      const Ints bits = read<Ints>(points + c) & 0x7fffffff;
+      most = bits > most ? bits : most;
+    }
+    const auto largest = __builtin_bit_cast(float, largest_of(most));
+    constexpr float kNothing = 1e-30F;  // the inverse has to be finite
+    const float factor = largest < kNothing ? 0 : kMostRounded / largest;
+    *scales = largest * (1 / kMostRounded);
+    for (std::int64_t c = 0; c < channels; c += kLanes) {
+      const Ints integers = rounded(read<Floats>(points + c) * factor);
+      write(out + c, __builtin_convertvector(integers, Shorts));
+    }
+    points += plane;
+    out += plane_out;
+    scales += plane_scales;
   }
+}
+
+void round_panel(const float* panel, std::int64_t channels, std::int16_t* out, float* scales) {
+  for (int v = 0; v < kVectors; ++v) {
+    const float* const column = panel + v * kLanes;
+    Floats sum{}, most{};
+    for (std::int64_t c = 0; c < channels; ++c) {
+      const Floats value = read<Floats>(column + c * kPanel);
+      const Floats magnitude = value < 0 ? -value : value;
+      sum += magnitude;
+      most = magnitude > most ? magnitude : most;
+    }
+    const Floats by_sum = sum / kMostSum, by_most = most / kMostWeight;
+    const Floats scale = by_sum > by_most ? by_sum : by_most;
+    const Floats factor = scale > 0 ? 1 / scale : Floats{};
+    write(scales + v * kLanes, scale);
+    for (std::int64_t c = 0; c < channels; c += 2) {
+      const Ints low = rounded(read<Floats>(column + c * kPanel) * factor) & 0xffff;
+      const Ints high = rounded(read<Floats>(column + (c + 1) * kPanel) * factor) << 16;
+      write(out + c * kPanel + 2 * v * kLanes, low | high);
+    }
+  }
+}
+
+/// sum += the products of pairs, each pair's added up
+QUADRAT_INLINE void add_products(Ints& sum, Ints pairs, Ints by) {
+#ifdef __AVX512F__
+  const auto products = reinterpret_cast<Ints>(
+      _mm512_madd_epi16(reinterpret_cast<__m512i>(pairs), reinterpret_cast<__m512i>(by)));
+#else
+  const auto products = reinterpret_cast<Ints>(
+      _mm256_madd_epi16(reinterpret_cast<__m256i>(pairs), reinterpret_cast<__m256i>(by)));
+#endif
+  // Not `sum += products`: GCC gathers the products of many rows before it adds the first, more of
+  // them than there are registers.
+  asm("vpaddd %1, %0, %0" : "+v"(sum) : "v"(products));
+}
+
+template <int Rows>
+void multiply_rounded(std::int64_t times, RoundedLeft left, const std::int16_t* panel,
+                      const float* scales, std::int64_t pairs, bool adds, float* out,
+                      std::int64_t step_out) {
+  for (; times > 0; --times) {
+    Ints sums[Rows][kVectors]{};
+    const std::int16_t* in = left.at;
+    const std::int16_t* weights = panel;
+    for (std::int64_t k = 0; k < pairs; ++k, weights += 2 * kPanel, in += 2) {
+      Ints columns[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) columns[v] = read<Ints>(weights + 2 * v * kLanes);
+#pragma GCC unroll 6
+      for (int r = 0; r < Rows; ++r) {
+        const Ints row = Ints{} + read<std::int32_t>(in + r * left.step);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) add_products(sums[r][v], row, columns[v]);
+      }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        float* const to = out + r * step_out + v * kLanes;
+        const Floats scale = left.scales[r] * read<Floats>(scales + v * kLanes);
+        Floats value = __builtin_convertvector(sums[r][v], Floats) * scale;
+        // Not to be contracted with the addition, which GCC does for some numbers of rows.
+        asm("" : "+v"(value));
+        write(to, adds ? read<Floats>(to) + value : value);
+      }
+    }
+    left.at += Rows * left.step;
+    left.scales += Rows;
+    out += Rows * step_out;
+  }
+}
+
+void multiply_rounded_rows(std::int64_t rows, RoundedLeft left, const std::int16_t* panel,
+                           const float* scales, std::int64_t pairs, bool adds, float* out,
+                           std::int64_t step_out) {
+  static constexpr decltype(&multiply_rounded<1>) kMultiply[]{
+      multiply_rounded<1>, multiply_rounded<2>, multiply_rounded<3>,
+      multiply_rounded<4>, multiply_rounded<5>, multiply_rounded<6>};
+  static_assert(sizeof kMultiply / sizeof *kMultiply == kRows);
+  in_groups(rows, [&](std::int64_t size, std::int64_t times) {
+    kMultiply[size - 1](times, left, panel, scales, pairs, adds, out, step_out);
+    left.at += size * times * left.step;
+    left.scales += size * times;
+    out += size * times * step_out;
+  });
 }
 
 /// Calls call(std::integral_constant<int, size>).
@@ -292,6 +442,9 @@ Kernels<T> kernels() {
           any_kernels_to_points,
           any_patch_to_points<T>,
           multiply_rows,
+          round_points,
+          round_panel,
+          multiply_rounded_rows,
           points_to_any_block<T>,
           points_to_any_kernels};
 }

@@ -115,6 +115,21 @@ struct Left {
   std::int64_t step, step_k;
 };
 
+/// As Left, with element (row, k) times scales[row] for what it stands for. Channels lie next to
+/// each other, and are taken in pairs.
+struct RoundedLeft {
+  const std::int16_t* at;
+  std::int64_t step;
+  const float* scales;
+};
+
+/// The largest integer of a patch's points, so that a product of 4,096 channels has no more than 31
+/// bits: kMostRounded * (kMostSum + 4096 / 2) < 2^31, kMostSum bounding what the weights of an
+/// output channel add up to before they are rounded.
+constexpr float kMostRounded = 8191;
+constexpr float kMostSum = 259'000;
+constexpr float kMostWeight = 32'767;
+
 /// Vectors lie along channels; T is float, or std::uint16_t for bf16's bits. One source, compiled
 /// for each generation of vector registers (winograd_kernels.h).
 template <typename T>
@@ -139,6 +154,26 @@ struct Kernels {
   /// it was; rows of `out` are `step_out` apart.
   void (*multiply)(std::int64_t rows, Left left, const float* panel, std::int64_t count, bool adds,
                    float* out, std::int64_t step_out);
+
+  /// Rounds each of the 36 rows of a patch's points to integers up to kMostRounded, of a scale of
+  /// its own. A row with something that is no number gets a scale that is none.
+  /// @param points of `channels`, a multiple of lanes, `plane` apart
+  /// @param rounded `plane_rounded` apart @param scales `plane_scales` apart
+  void (*round_points)(const float* points, std::int64_t plane, std::int64_t channels,
+                       std::int16_t* rounded, std::int64_t plane_rounded, float* scales,
+                       std::int64_t plane_scales);
+
+  /// Rounds a panel's columns, each to a scale of its own.
+  /// @param panel [channels, panel]; channels even
+  /// @param rounded [channels / 2, panel, 2] @param scales [panel]
+  void (*round_panel)(const float* panel, std::int64_t channels, std::int16_t* rounded,
+                      float* scales);
+
+  /// As multiply, of integers: sums are exact, then scaled.
+  /// @param panel [pairs, panel, 2] @param scales [panel]
+  void (*multiply_rounded)(std::int64_t rows, RoundedLeft left, const std::int16_t* panel,
+                           const float* scales, std::int64_t pairs, bool adds, float* out,
+                           std::int64_t step_out);
 
   /// From the points to a block of 2 to 5 outputs a side, of all channels.
   void (*points_to_block)(const float* points, std::int64_t plane, std::int64_t side,

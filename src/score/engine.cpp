@@ -47,7 +47,8 @@ class Questions {
   void choose_precision();    // rank 0
   bool measure_cascade();     // likewise
   void keep();                // rank 0
-  bool has_choice() const { return cpu_.has_bf16 || cpu_.has_int8; }
+  /// Beside fp32. Where there is AMX, the others are several times as fast as int16.
+  std::vector<Precision> candidates() const;
   bool any(bool mine) const { return ranks_.sum(static_cast<std::int64_t>(mine ? 1 : 0)) > 0; }
 
   const EngineWish& wish_;
@@ -61,6 +62,14 @@ class Questions {
   bool has_tiles_ = false;
   Engine engine_;
 };
+
+std::vector<Precision> Questions::candidates() const {
+  std::vector<Precision> found;
+  if (cpu_.has_bf16) found.push_back(Precision::kBf16);
+  if (cpu_.has_int8) found.push_back(Precision::kInt8);
+  if (cpu_.has_int16 && !cpu_.has_amx) found.push_back(Precision::kInt16);
+  return found;
+}
 
 void Questions::find_tiles() {
   if (!has_tiles_) tiles_ = TrialTiles::find(folder_, model_.card, to_score_);
@@ -81,7 +90,7 @@ bool Questions::measure_precisions() {
     if (!ranks_.is_root()) return;
     const bool is_known =
         wish_.precision ? *wish_.precision != Precision::kInt8 || trial_.calibration.groups > 0
-                        : trial_.tiles > 0 || !has_choice();
+                        : trial_.tiles > 0 || candidates().empty();
     if (is_known) return;
     find_tiles();
     calibrates = wish_.precision.has_value();
@@ -98,11 +107,9 @@ bool Questions::measure_precisions() {
   });
   measures = any(measures);
   if (!measures && !any(calibrates)) return true;
-  std::vector<Precision> candidates;
-  if (measures && cpu_.has_bf16) candidates.push_back(Precision::kBf16);
-  if (measures && cpu_.has_int8) candidates.push_back(Precision::kInt8);
   tiles_.broadcast(ranks_);
-  auto found = try_precisions(model_, tiles_, candidates, ranks_);
+  auto found =
+      try_precisions(model_, tiles_, measures ? candidates() : std::vector<Precision>(), ranks_);
   if (!found) return false;
   trial_.calibration = std::move(found->calibration);
   trial_.calibrated_on = std::move(found->calibrated_on);
@@ -119,9 +126,9 @@ void Questions::choose_precision() {
   if (wish_.precision) {
     engine_.precision = *wish_.precision;
     engine_.precision_reason = wish_.precision_reason;
-  } else if (!has_choice()) {
+  } else if (candidates().empty()) {
     engine_.precision = Precision::kFp32;
-    engine_.precision_reason = "auto: all that every rank's CPU computes, without AVX-512";
+    engine_.precision_reason = "auto: all that every rank's CPU computes, without AVX2";
   } else if (trial_.tiles > 0) {
     engine_.precision = trial_.best(kMostCost);
     engine_.precision_reason =
@@ -134,9 +141,8 @@ void Questions::choose_precision() {
         cpu_.accelerates_bf16 ? "every rank's CPU computes bf16 in hardware"
                               : "not every rank's CPU computes bf16 in hardware");
     log::line(
-        "--precision auto takes {}: the validation tiles of '{}' are not to be found, so what int8 "
-        "would cost in error "
-        "is unknown",
+        "--precision auto takes {}: the validation tiles of '{}' are not to be found, so what "
+        "others would cost in error is unknown",
         to_string(engine_.precision), name_of(model_));
   }
   if (engine_.precision == Precision::kInt8) {

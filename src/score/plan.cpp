@@ -33,6 +33,8 @@ at::ScalarType activation_type(Precision precision) {
       return at::kBFloat16;
     case Precision::kInt8:
       return at::kByte;
+    case Precision::kInt16:
+      return at::kFloat;
   }
   return at::kFloat;
 }
@@ -63,12 +65,14 @@ const char* to_string(Precision precision) {
       return "bf16";
     case Precision::kInt8:
       return "int8";
+    case Precision::kInt16:
+      return "int16";
   }
   return "?";
 }
 
 Precision parse_precision(std::string_view text) {
-  for (const Precision precision : {Precision::kBf16, Precision::kInt8}) {
+  for (const Precision precision : {Precision::kBf16, Precision::kInt8, Precision::kInt16}) {
     if (text == to_string(precision)) return precision;
   }
   return Precision::kFp32;
@@ -85,6 +89,8 @@ bool is_supported(Precision precision) {
     // Without VNNI the products of two bytes are added in 16 bits, which overflow.
     case Precision::kInt8:
       return cpu_features().vnni;
+    case Precision::kInt16:
+      return cpu_features().avx2;
   }
   return false;
 }
@@ -197,7 +203,8 @@ std::unique_ptr<AmxConvolution> Plan::Impl::tile_convolution(const Step& step,
   const AmxConvolution::Shape shape{in.size(1),        weight.size(0),     step.layer.kernel,
                                     step.layer.stride, step.layer.padding, in.size(2),
                                     in.size(3)};
-  if (!may_use_amx || precision == Precision::kFp32 || !AmxConvolution::is_supported(shape))
+  if (!may_use_amx || activation_type(precision) == at::kFloat ||
+      !AmxConvolution::is_supported(shape))
     return nullptr;
   const at::Tensor plain = weight.contiguous();
   const auto* biases = bias.const_data_ptr<float>();
@@ -259,7 +266,8 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
       } else if (is_convolution && has_winograd(layer, in, weight.size(0))) {
         step.winograd = std::make_unique<WinogradConvolution>(
             winograd_shape(layer, in, weight.size(0)),
-            weight.contiguous(kChannelsLast).const_data_ptr<float>(), bias.const_data_ptr<float>());
+            weight.contiguous(kChannelsLast).const_data_ptr<float>(), bias.const_data_ptr<float>(),
+            precision == Precision::kInt16 ? WinogradProducts::kInt16 : WinogradProducts::kFloat32);
       } else {
         weight = weight.to(dtype);  // in float32 no longer needed
         step.packed = is_convolution ? prepack_convolution(weight, shape, in.sizes())
@@ -548,9 +556,11 @@ std::int64_t Plan::suitable_batch(Architecture architecture) {
 Plan::Plan(FusedNetwork network, Precision precision, std::int64_t batch,
            const Calibration* calibration, torch::Device device, bool may_use_amx)
     : impl_(std::make_unique<Impl>()) {
-  if (device.is_cuda() && precision == Precision::kInt8)
+  if (device.is_cuda() && precision != Precision::kFp32 && precision != Precision::kBf16) {
     throw UsageError(
-        "--precision is int8, which is for CPUs; give --precision bf16 or --device cpu");
+        fmt::format("--precision is {}, which is for CPUs; give --precision bf16 or --device cpu",
+                    to_string(precision)));
+  }
   if (device.is_cpu() && !is_supported(precision)) {
     throw UsageError(
         fmt::format("--precision is {}, but this CPU cannot compute in it; give --precision auto",

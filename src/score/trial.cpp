@@ -195,7 +195,7 @@ std::optional<Trial> try_precisions(const ModelFile& model, const TrialTiles& ti
                                     std::vector<Precision> candidates,
                                     const mpi::Communicator& ranks) {
   Trial trial;
-  {
+  if (candidates.empty() || std::ranges::find(candidates, Precision::kInt8) != candidates.end()) {
     Plan plan = compile(model, Precision::kFp32, kAtOnce, 0, trial.calibration, ranks);
     trial.calibration = calibrate(plan, tiles.calibration, ranks);
   }
@@ -208,8 +208,10 @@ std::optional<Trial> try_precisions(const ModelFile& model, const TrialTiles& ti
             tiles.calibration.root.native(), kAtOnce));
   }
   if (trial.calibration.groups == 0) std::erase(candidates, Precision::kInt8);
-  trial.calibrated_on = fmt::format("{} tiles of {}", trial.calibration.groups * kAtOnce,
-                                    tiles.calibration.root.native());
+  if (trial.calibration.groups > 0) {
+    trial.calibrated_on = fmt::format("{} tiles of {}", trial.calibration.groups * kAtOnce,
+                                      tiles.calibration.root.native());
+  }
   trial.validated_on = tiles.validation.root.native();
   if (!candidates.empty()) candidates.insert(candidates.begin(), Precision::kFp32);
   for (const Precision precision : candidates) {

@@ -55,14 +55,15 @@ TEST_P(PlanOf, fp32_equals_the_plain_network) {
 }
 
 TEST_P(PlanOf, threads_compute_what_one_does) {
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kInt16}) {
     if (!is_supported(precision)) continue;
     auto plan = compile(precision, 16);
     const auto alone = plan.infer(tiles_).features.clone();
     at::set_num_threads(3);
     const auto together = plan.infer(tiles_).features.clone();
     at::set_num_threads(1);
-    // A map is one thread's; libraries may add up in another order.
+    // A map is one thread's; libraries may add up in another order, after which other values are
+    // rounded up.
     EXPECT_LT(relative_error(together, alone.to(torch::kFloat64)),
               precision == Precision::kFp32 ? 1e-5 : 2e-2);
   }
@@ -75,6 +76,16 @@ TEST_P(PlanOf, bf16_is_near_the_plain_network) {
   const auto got = plan.infer(tiles_);
   EXPECT_LT(relative_error(got.logits, wanted.logits), 0.1);
   EXPECT_GT(relative_error(got.logits, wanted.logits), 1e-5) << "it was computed in float32";
+}
+
+TEST_P(PlanOf, int16_is_nearer_the_plain_network_than_bf16) {
+  if (!is_supported(Precision::kInt16)) GTEST_SKIP() << "this CPU has no AVX2";
+  const auto wanted = reference_forward(weights_, card_, tiles_);
+  auto plan = compile(Precision::kInt16, 16);
+  const auto got = plan.infer(tiles_);
+  EXPECT_LT(relative_error(got.logits, wanted.logits), 0.02);
+  EXPECT_LT(relative_error(got.features, wanted.features), 0.02);
+  EXPECT_GT(relative_error(got.logits, wanted.logits), 2e-5) << "it was computed in float32";
 }
 
 TEST_P(PlanOf, int8_is_near_the_plain_network) {
@@ -97,7 +108,8 @@ TEST_P(PlanOf, a_tiles_result_does_not_depend_on_its_neighbours) {
   Calibration calibration;
   compile(Precision::kFp32, Plan::kTilesAtOnce)
       .observe(random_tiles(16, card_.tile_px, 6), calibration);
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kInt8}) {
+  for (const Precision precision :
+       {Precision::kFp32, Precision::kBf16, Precision::kInt8, Precision::kInt16}) {
     if (!is_supported(precision)) continue;
     Plan plan(fuse_network(weights_, card_, "model"), precision, 16, &calibration);
     const auto whole = plan.infer(tiles_).logits.clone();

@@ -27,14 +27,23 @@ struct WinogradShape {
   std::int64_t taps() const { return (kernel + stride - 1) / stride; }
 };
 
+/// What a convolution's products are of.
+enum class WinogradProducts {
+  kFloat32,
+  /// Integers of 14 and up to 16 bits, summed exactly: every block's points, and every output
+  /// channel's weights at a point, are rounded in units of their own. Errors are about 1e-3 of the
+  /// results' standard deviation; at the best, twice as many products in the same time.
+  kInt16
+};
+
 /// Convolution by Winograd's minimal filtering on six points: blocks of 4x4 outputs of all
 /// channels, where kernels are 3x3, become 36 products of small matrices, with 4 times fewer
 /// multiplications than the definition has (Lavin and Gray, "Fast Algorithms for Convolutional
 /// Neural Networks", 2016). Where the stride is larger than 1, pixels of the same remainder by it,
 /// a phase of the input, are taken for a map of their own, and all phases for channels of one
-/// convolution with kernels of fewer taps. Computed in float32 whatever the maps are stored in;
-/// results differ from the definition's by about 1e-5 of their standard deviation at the most,
-/// where phases have 2x2 kernels by 3e-5.
+/// convolution with kernels of fewer taps. Computed in float32 whatever the maps are stored in,
+/// unless products are asked for in integers; results differ from the definition's by about 1e-5 of
+/// their standard deviation at the most, where phases have 2x2 kernels by 3e-5.
 ///
 /// For x86-64 with AVX2 or AVX-512. Torch's threads share the maps; what one becomes does not
 /// depend on the others, nor on which thread computes it.
@@ -52,7 +61,9 @@ class WinogradConvolution {
 
   /// @param weight [channels_out, kernel, kernel, channels_in]
   /// @param bias [channels_out]; null: none
-  WinogradConvolution(const WinogradShape& shape, const float* weight, const float* bias);
+  /// @param products kFloat32 is kept to where others would be no quicker
+  WinogradConvolution(const WinogradShape& shape, const float* weight, const float* bias,
+                      WinogradProducts products = WinogradProducts::kFloat32);
 
   /// The convolution that makes the inputs' gradient of the outputs' where the stride is 1: from
   /// `channels_out` channels to `channels_in`, with the kernels turned round. Supported if one is
@@ -74,12 +85,18 @@ class WinogradConvolution {
   template <typename T>
   void run_blocks(const WinogradShape& shape, const T* in, WinogradMaps maps, const T* addend,
                   bool relu, T* out) const;
-  void multiply(std::int64_t point, std::int64_t rows, const float* in, float* out) const;
-  float* panel(std::int64_t point, std::int64_t channel_out, std::int64_t channel_in) const;
+  struct Points;
+  void multiply(std::int64_t point, std::int64_t rows, const Points& points, float* out) const;
+  std::int64_t panel(std::int64_t point, std::int64_t channel_out, std::int64_t channel_in) const;
+  float* weights(std::int64_t at) const { return reinterpret_cast<float*>(weights_.get()) + at; }
+  void round_weights();
 
   WinogradShape shape_;
   std::int64_t channels_;  ///< of all phases
-  AlignedBytes weights_;   ///< float [36, channels_out / panel, channels, panel]
+  WinogradProducts products_ = WinogradProducts::kFloat32;
+  AlignedBytes weights_;       ///< float [36, channels_out / panel, channels, panel]
+  AlignedBytes rounded_;       ///< or int16 [36, channels_out / panel, channels / 2, panel, 2]
+  std::vector<float> scales_;  ///< and their units [36, channels_out]
   std::vector<float> bias_;
 };
 

@@ -13,8 +13,9 @@
 
 namespace quadrat::score {
 
-/// Numbers the network is computed in.
-enum class Precision { kFp32, kBf16, kInt8 };
+/// Numbers the network is computed in. In kInt16 maps are float32, as is what does not go by
+/// Winograd's algorithm; where one does, its products are of integers (WinogradProducts::kInt16).
+enum class Precision { kFp32, kBf16, kInt8, kInt16 };
 
 const char* to_string(Precision precision);
 
@@ -42,13 +43,13 @@ struct Calibration {
 /// A network compiled for this CPU: layers fused, weights prepacked, activations channels-last,
 /// shapes fixed, through the oneDNN operators that LibTorch registers
 /// (mkldnn::_convolution_pointwise and its relatives). Where there is AMX, convolutions in bf16 and
-/// int8 are our own; in fp32, and in bf16 without AMX, they go by Winograd's algorithm where that is
-/// quicker (WinogradConvolution).
+/// int8 are our own; in fp32, and in bf16 without AMX, they go by Winograd's algorithm where that
+/// is quicker (WinogradConvolution).
 ///
 /// Convolutions run on `kTilesAtOnce` tiles at a time, so that activations stay in the cache, with
 /// AMX the first of them on one; fully connected layers on all of the batch, so that their weights
-/// are read once. A tile's result does not depend on its neighbours or on how full the batch is. One
-/// thread; not thread-safe.
+/// are read once. A tile's result does not depend on its neighbours or on how full the batch is.
+/// One thread; not thread-safe.
 class Plan {
  public:
   static constexpr std::int64_t kTilesAtOnce = 8;

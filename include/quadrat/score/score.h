@@ -18,7 +18,7 @@ struct ScoreOptions {
   Path scores = "scores";
   double sample_frac = 1;
   std::int64_t seed = 0;
-  std::string precision = "auto";  ///< auto, fp32, bf16 or int8
+  std::string precision = "auto";  ///< auto, fp32, bf16, int8 or int16
   std::string device = "auto";     ///< auto, cpu or cuda
   std::string resume = "auto";     ///< auto or never
   std::int64_t batch_size = 0;     ///< tiles a rank computes together; 0: what suits the network

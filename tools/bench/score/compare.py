@@ -95,7 +95,8 @@ def main():
                     if (peer, precision) in (("onnxruntime", "bf16"), ("torch", "int8")):
                         continue
                     what = options.seconds if mode == "forward" else tiles
-                    command = [python, HERE / "peers.py", peer, mode, model, precision, options.folder / "cache", what]
+                    theirs = "int8" if precision == "int16" else precision  # what they have on CPUs with AVX2 only
+                    command = [python, HERE / "peers.py", peer, mode, model, theirs, options.folder / "cache", what]
                     run(*command[:-1], 1 if mode == "forward" else tiles)  # converts, and finds its best batch
                     pairs, limit = [], None
                     for _ in range(options.rounds):
@@ -103,10 +104,10 @@ def main():
                                            options.seconds)
                         pairs.append((mine, float(run(*command).split()[-1])))
                     ratio = statistics.median(a / b for a, b in pairs)
-                    mine, theirs = (statistics.median(values) for values in zip(*pairs))
+                    mine, peers = (statistics.median(values) for values in zip(*pairs))
                     bound = f"   large matrices: {limit:.0f}/s" if limit else ""
                     print(f"{architecture + ' ' + precision + ' ' + mode:20} {peer:>11}"[:32].ljust(32), end="")
-                    print(f"{mine:8.1f} {theirs:8.1f} {ratio:6.2f}{bound}", flush=True)
+                    print(f"{mine:8.1f} {peers:8.1f} {ratio:6.2f}{bound}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 // ranks together, each with one thread, and beside it what the same ranks reach multiplying large
 // matrices in that precision.
 //
-// usage: [mpirun -n N] bench_score_forward MODEL {fp32,bf16,int8} [SECONDS [BATCH]]
+// usage: [mpirun -n N] bench_score_forward MODEL {fp32,bf16,int8,int16} [SECONDS [BATCH]]
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <fmt/format.h>
 #include <torch/torch.h>
@@ -81,9 +81,7 @@ double multiply_rate(Precision precision, double seconds) {
 
 int run(int argc, char** argv, const quadrat::mpi::Communicator& ranks) {
   const std::string_view name = argv[2];
-  const Precision precision = name == "int8"   ? Precision::kInt8
-                              : name == "bf16" ? Precision::kBf16
-                                               : Precision::kFp32;
+  const Precision precision = quadrat::score::parse_precision(name);
   const double seconds = argc > 3 ? std::stod(argv[3]) : 3;
   auto weights = quadrat::read_weights(argv[1]);
   const auto card = quadrat::read_model_card(weights, argv[1]);
@@ -126,7 +124,8 @@ int run(int argc, char** argv, const quadrat::mpi::Communicator& ranks) {
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    std::fputs("usage: bench_score_forward MODEL {fp32,bf16,int8} [SECONDS [BATCH]]\n", stderr);
+    std::fputs("usage: bench_score_forward MODEL {fp32,bf16,int8,int16} [SECONDS [BATCH]]\n",
+               stderr);
     return 1;
   }
   at::set_num_threads(1);
