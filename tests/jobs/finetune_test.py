@@ -345,6 +345,12 @@ class BadInput(InFolder):
         self.bad(2, "small", "is 96x96 px, and the networks take 224x224 px", remove=["--validation"],
                  change=["--validation", "small"])
 
+    def test_bf16_where_no_cpu_multiplies_it_is_warned_of(self):
+        start = [*DATA, "-f", "0.1", "-p", "resnet18", "-r", "last_only", "-n", "1"]
+        for precision, warns in (("bf16", True), ("auto", False)):
+            done = run(PROGRAM, *start, "--precision", precision, "-o", precision, env={**os.environ, "QUADRAT_NO_AVX512": "1"})
+            self.assertEqual("--precision fp32 is quicker many times over" in done.stderr, warns, done.stderr)
+
     def test_help_never_starts_mpi(self):
         done = run(PROGRAM, "--help", env={"PATH": "/usr/bin", "OMPI_MCA_btl": "nonsense"})
         self.assertIn("--pretrained_model_type", done.stdout)
