@@ -71,13 +71,15 @@ bool WinogradConvolution::is_supported(const WinogradShape& shape) {
          shape.channels_out % kernels<float>().panel == 0;
 }
 
-bool WinogradConvolution::pays(const WinogradShape& shape, std::int64_t height,
-                               std::int64_t width) {
+bool WinogradConvolution::pays(const WinogradShape& shape, std::int64_t height, std::int64_t width,
+                               WinogradProducts products) {
   if (!is_supported(shape)) return false;
   const std::int64_t more = 2 * shape.padding - shape.kernel;
   if (height + more < 0 || width + more < 0) return false;  // there is no output
-  // With AVX-512 nobody has measured whether strides do.
-  if (shape.stride > 1 && cpu_features().avx512) return false;
+  // With AVX-512 nobody has measured whether strides do. In integers, ranks of all CPUs compute
+  // alike.
+  if (shape.stride > 1 && cpu_features().avx512 && products == WinogradProducts::kFloat32)
+    return false;
   const Grid grid = grid_of(shape, {1, height, width});
   const auto multiplications = kPoints * shape.stride * shape.stride * grid.blocks();
   return 5 * multiplications < 4 * grid.maps.pixels() * shape.kernel * shape.kernel;
@@ -273,8 +275,8 @@ void WinogradConvolution::run_blocks(const WinogradShape& shape, const T* in, Wi
                             {block + phase * channels, plane_in, cpu.panel});
       }
       if (rounds) {
-        cpu.round_points(block, plane_in, shape.stride * shape.stride * channels,
-                         points.rounded + b * channels_, plane_rounded, points.scales + b, most);
+        cpu.round_rows(kPoints, block, plane_in, shape.stride * shape.stride * channels,
+                       points.rounded + b * channels_, plane_rounded, points.scales + b, most);
       }
     }
     for (std::int64_t point = 0; point < kPoints; ++point)

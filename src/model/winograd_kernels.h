@@ -264,9 +264,9 @@ QUADRAT_INLINE std::int32_t largest_of(Ints values) {
 #ifdef __AVX512F__
   return _mm512_reduce_max_epi32(reinterpret_cast<__m512i>(values));
 #else
-  const Ints halves = __builtin_shuffle(values, Ints{4, 5, 6, 7, 0, 1, 2, 3});
+  const Ints halves = __builtin_shufflevector(values, values, 4, 5, 6, 7, 0, 1, 2, 3);
   values = values > halves ? values : halves;
-  const Ints pairs = __builtin_shuffle(values, Ints{2, 3, 0, 1, 6, 7, 4, 5});
+  const Ints pairs = __builtin_shufflevector(values, values, 2, 3, 0, 1, 6, 7, 4, 5);
   values = values > pairs ? values : pairs;
   return values[0] > values[1] ? values[0] : values[1];
 #endif
@@ -278,27 +278,24 @@ QUADRAT_INLINE Ints rounded(Floats values) {
   return __builtin_bit_cast(Ints, values + kUnitsInLastPlace);
 }
 
-void round_points(const float* points, std::int64_t plane, std::int64_t channels, std::int16_t* out,
-                  std::int64_t plane_out, float* scales, std::int64_t plane_scales) {
-  for (std::int64_t p = 0; p < kPoints; ++p) {
+void round_rows(std::int64_t rows, const float* from, std::int64_t step, std::int64_t count,
+                std::int16_t* out, std::int64_t step_out, float* scales, std::int64_t step_scales) {
+  for (; rows > 0; --rows, from += step, out += step_out, scales += step_scales) {
     // Without their signs, floats are in the order of their bits, infinity and what is no number
     // behind all others.
     Ints most{};
-    for (std::int64_t c = 0; c < channels; c += kLanes) {
-      const Ints bits = read<Ints>(points + c) & 0x7fffffff;
+    for (std::int64_t i = 0; i < count; i += kLanes) {
+      const Ints bits = read<Ints>(from + i) & 0x7fffffff;
       most = bits > most ? bits : most;
     }
     const auto largest = __builtin_bit_cast(float, largest_of(most));
     constexpr float kNothing = 1e-30F;  // the inverse has to be finite
     const float factor = largest < kNothing ? 0 : kMostRounded / largest;
     *scales = largest * (1 / kMostRounded);
-    for (std::int64_t c = 0; c < channels; c += kLanes) {
-      const Ints integers = rounded(read<Floats>(points + c) * factor);
-      write(out + c, __builtin_convertvector(integers, Shorts));
+    for (std::int64_t i = 0; i < count; i += kLanes) {
+      const Ints integers = rounded(read<Floats>(from + i) * factor);
+      write(out + i, __builtin_convertvector(integers, Shorts));
     }
-    points += plane;
-    out += plane_out;
-    scales += plane_scales;
   }
 }
 
@@ -313,7 +310,7 @@ void round_panel(const float* panel, std::int64_t channels, std::int16_t* out, f
       most = magnitude > most ? magnitude : most;
     }
     const Floats by_sum = sum / kMostSum, by_most = most / kMostWeight;
-    const Floats scale = by_sum > by_most ? by_sum : by_most;
+    const Floats scale = by_sum <= by_most ? by_most : by_sum;  // what is no number stays none
     const Floats factor = scale > 0 ? 1 / scale : Floats{};
     write(scales + v * kLanes, scale);
     for (std::int64_t c = 0; c < channels; c += 2) {
@@ -442,7 +439,7 @@ Kernels<T> kernels() {
           any_kernels_to_points,
           any_patch_to_points<T>,
           multiply_rows,
-          round_points,
+          round_rows,
           round_panel,
           multiply_rounded_rows,
           points_to_any_block<T>,

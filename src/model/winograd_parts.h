@@ -123,12 +123,16 @@ struct RoundedLeft {
   const float* scales;
 };
 
-/// The largest integer of a patch's points, so that a product of 4,096 channels has no more than 31
-/// bits: kMostRounded * (kMostSum + 4096 / 2) < 2^31, kMostSum bounding what the weights of an
-/// output channel add up to before they are rounded.
+/// The largest integer in a row, and what the magnitudes of an output's weights add up to at the
+/// most before they are rounded, so that no sum of products has more than 31 bits. Sums in float32
+/// are off by up to 2.4e-4, which the rest below 2^31 is enough for.
 constexpr float kMostRounded = 8191;
 constexpr float kMostSum = 259'000;
 constexpr float kMostWeight = 32'767;
+static_assert(static_cast<std::int64_t>(kMostRounded) *
+                  (static_cast<std::int64_t>(kMostSum) * 1'000'240 / 1'000'000 +
+                   kMostChannels / 2) <
+              std::int64_t{1} << 31);
 
 /// Vectors lie along channels; T is float, or std::uint16_t for bf16's bits. One source, compiled
 /// for each generation of vector registers (winograd_kernels.h).
@@ -155,13 +159,13 @@ struct Kernels {
   void (*multiply)(std::int64_t rows, Left left, const float* panel, std::int64_t count, bool adds,
                    float* out, std::int64_t step_out);
 
-  /// Rounds each of the 36 rows of a patch's points to integers up to kMostRounded, of a scale of
-  /// its own. A row with something that is no number gets a scale that is none.
-  /// @param points of `channels`, a multiple of lanes, `plane` apart
-  /// @param rounded `plane_rounded` apart @param scales `plane_scales` apart
-  void (*round_points)(const float* points, std::int64_t plane, std::int64_t channels,
-                       std::int16_t* rounded, std::int64_t plane_rounded, float* scales,
-                       std::int64_t plane_scales);
+  /// Rounds each row to integers up to kMostRounded, of a scale of its own. One with something that
+  /// is no number gets a scale that is none.
+  /// @param from rows of `count` values, a multiple of lanes, `step` apart
+  /// @param rounded `step_rounded` apart @param scales `step_scales` apart
+  void (*round_rows)(std::int64_t rows, const float* from, std::int64_t step, std::int64_t count,
+                     std::int16_t* rounded, std::int64_t step_rounded, float* scales,
+                     std::int64_t step_scales);
 
   /// Rounds a panel's columns, each to a scale of its own.
   /// @param panel [channels, panel]; channels even

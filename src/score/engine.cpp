@@ -79,8 +79,8 @@ void Questions::find_tiles() {
 void Questions::keep() {
   trial_.model_crc32 = model_.crc32;
   trial_.cpu = cpu_.name();
-  // Ranges of the tiles to score are this run's own.
-  if (tiles_.has_training_tiles) write_trial(folder_, trial_);
+  // Ranges of the tiles to score, for int8, are this run's own.
+  if (tiles_.has_training_tiles || !cpu_.has_int8) write_trial(folder_, trial_);
 }
 
 bool Questions::measure_precisions() {

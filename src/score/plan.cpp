@@ -16,6 +16,7 @@
 #include "onednn_ops.h"
 #include "quadrat/base/cpu.h"
 #include "quadrat/base/error.h"
+#include "quadrat/model/int16_linear.h"
 #include "quadrat/model/winograd.h"
 #include "quadrat/score/device_network.h"
 
@@ -107,6 +108,7 @@ struct Plan::Impl {
     at::Tensor bias;
     QuantisedWeight quantised;                      // in int8 instead of `packed`
     std::unique_ptr<WinogradConvolution> winograd;  // where quicker: instead of `packed`
+    std::unique_ptr<Int16Linear> int16;             // likewise
     std::unique_ptr<AmxConvolution> amx;            // where it can: instead of all of these
     std::optional<Layer> pool;                      // which follows `amx` and is computed with it
     Quantisation in, before, out;                   // of the input, the addend, the output
@@ -187,9 +189,10 @@ WinogradShape winograd_shape(const Layer& layer, const at::Tensor& in, std::int6
 }
 
 /// @param in of the type that is computed in
-bool has_winograd(const Layer& layer, const at::Tensor& in, std::int64_t channels_out) {
+bool has_winograd(const Layer& layer, const at::Tensor& in, std::int64_t channels_out,
+                  WinogradProducts products) {
   const WinogradShape shape = winograd_shape(layer, in, channels_out);
-  return WinogradConvolution::pays(shape, in.size(2), in.size(3)) &&
+  return WinogradConvolution::pays(shape, in.size(2), in.size(3), products) &&
          (in.scalar_type() == torch::kFloat || WinogradConvolution::beats_bf16(shape));
 }
 
@@ -220,6 +223,8 @@ std::unique_ptr<AmxConvolution> Plan::Impl::tile_convolution(const Step& step,
 void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
   const auto dtype = activation_type(precision);
   const bool is_int8 = precision == Precision::kInt8;
+  const auto products =
+      precision == Precision::kInt16 ? WinogradProducts::kInt16 : WinogradProducts::kFloat32;
   layers = network.layers.size();
   std::vector<Quantisation> meanings(
       static_cast<std::size_t>(network.slots));  // of the slots' bytes
@@ -263,11 +268,16 @@ void Plan::Impl::compile(FusedNetwork network, const Calibration* calibration) {
       } else if (is_int8) {
         step.quantised = is_convolution ? quantise_convolution(weight, step.in, shape, in.sizes())
                                         : quantise_linear(weight, in.sizes());
-      } else if (is_convolution && has_winograd(layer, in, weight.size(0))) {
+      } else if (is_convolution && has_winograd(layer, in, weight.size(0), products)) {
         step.winograd = std::make_unique<WinogradConvolution>(
             winograd_shape(layer, in, weight.size(0)),
             weight.contiguous(kChannelsLast).const_data_ptr<float>(), bias.const_data_ptr<float>(),
-            precision == Precision::kInt16 ? WinogradProducts::kInt16 : WinogradProducts::kFloat32);
+            products);
+      } else if (!is_convolution && products == WinogradProducts::kInt16 &&
+                 Int16Linear::is_supported(weight.size(1), weight.size(0))) {
+        step.int16 = std::make_unique<Int16Linear>(weight.size(1), weight.size(0),
+                                                   weight.contiguous().const_data_ptr<float>(),
+                                                   bias.const_data_ptr<float>());
       } else {
         weight = weight.to(dtype);  // in float32 no longer needed
         step.packed = is_convolution ? prepack_convolution(weight, shape, in.sizes())
@@ -532,6 +542,10 @@ void Plan::Impl::run_step(const Step& step) {
       if (is_int8) {
         out = linear_int8(in, step.in, step.quantised, step.bias, layer.relu, step.out,
                           step.to_float);
+      } else if (step.int16) {
+        out = at::empty({in.size(0), step.int16->outputs()}, in.options());
+        step.int16->run(in.const_data_ptr<float>(), in.size(0), layer.relu,
+                        out.mutable_data_ptr<float>());
       } else {
         out = linear(in, step.packed, step.bias, layer.relu);
       }

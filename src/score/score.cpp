@@ -432,7 +432,8 @@ ScoreSummary Job::run() {
     }
     start_.engine = std::move(*engine);
   }
-  start_.amx = start_.amx && start_.engine.precision != Precision::kFp32;
+  const Precision precision = start_.engine.precision;
+  start_.amx = start_.amx && (precision == Precision::kBf16 || precision == Precision::kInt8);
   mpi::together(ranks_, [&] {
     if (ranks_.is_root()) find_what_is_done();
   });

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "quadrat/base/cpu.h"
+#include "quadrat/model/int16_linear.h"
 #include "quadrat/model/winograd.h"
 
 namespace quadrat {
@@ -263,18 +264,49 @@ INSTANTIATE_TEST_SUITE_P(Cases, Int16,
                                   std::to_string(of.param.stride);
                          });
 
-/// Every product of a sum as large as it can be, of the same sign. All weights are rounded alike,
-/// by up to half of a 127th.
+/// Every product of a sum as large as it can be, of the same sign, and all weights rounded
+/// up: 64.75 to 65.
 TEST_F(Int16, sums_of_the_largest_products_do_not_overflow) {
-  const WinogradShape shape{2048, 64, 3, 1, 1};
-  const auto input = torch::ones({1, 2048, 8, 8}), bias = torch::zeros({64});
+  constexpr std::int64_t kChannels = 4000;
+  const WinogradShape shape{kChannels, 64, 3, 1, 1};
+  const auto input = torch::ones({1, kChannels, 8, 8}), bias = torch::zeros({64});
   for (const float value : {1.0F, -1.0F, 1e-3F}) {
-    const auto weight = torch::full({64, 2048, 3, 3}, value);
+    const auto weight = torch::full({64, kChannels, 3, 3}, value);
     const auto wanted =
         at::conv2d(input.to(torch::kDouble), weight.to(torch::kDouble), {}, {1, 1}, {1, 1});
     const auto got = winograd(shape, input, weight, bias, WinogradProducts::kInt16);
-    EXPECT_LT((got - wanted).abs().max().item<double>(), 0.5 / 126 * 9 * 2048 * std::abs(value));
+    EXPECT_LT((got - wanted).abs().max().item<double>(),
+              0.5 / 64 * 9 * kChannels * std::abs(value));
   }
+}
+
+TEST_F(Int16, of_fully_connected_layers_is_near_the_definition) {
+  for (const std::int64_t inputs : {16, 512, 1040}) {  // one, one and three parts
+    const auto input = torch::randn({13, inputs}).relu(),
+               weight = torch::randn({192, inputs}) * 0.05;
+    const auto bias = torch::randn({192});
+    ASSERT_TRUE(Int16Linear::is_supported(inputs, 192));
+    const Int16Linear layer(inputs, 192, weight.const_data_ptr<float>(),
+                            bias.const_data_ptr<float>());
+    const auto run = [&](const torch::Tensor& in, bool relu) {
+      auto out = torch::empty({in.size(0), 192});
+      layer.run(in.const_data_ptr<float>(), in.size(0), relu, out.mutable_data_ptr<float>());
+      return out;
+    };
+    const auto wanted =
+        at::linear(input.to(torch::kDouble), weight.to(torch::kDouble), bias.to(torch::kDouble));
+    const auto got = run(input, false);
+    // As above, without the blocks' transform.
+    EXPECT_LT(difference(got, wanted), 1.2e-2 / 5);
+    EXPECT_GT(difference(got, wanted), 2e-6);
+    EXPECT_TRUE(torch::equal(run(input, true), got.relu()));
+    EXPECT_TRUE(torch::equal(run(input.narrow(0, 4, 3), false), got.narrow(0, 4, 3)));
+    at::set_num_threads(3);
+    EXPECT_TRUE(torch::equal(run(input, false), got));
+    at::set_num_threads(1);
+  }
+  EXPECT_FALSE(Int16Linear::is_supported(24, 192));
+  EXPECT_FALSE(Int16Linear::is_supported(32, 40));
 }
 
 TEST_F(Int16, keeps_zeros_and_what_is_no_number) {
@@ -292,6 +324,12 @@ TEST_F(Int16, keeps_zeros_and_what_is_no_number) {
     const auto got = winograd(shape, input, weight, bias, WinogradProducts::kInt16);
     EXPECT_FALSE(got[0].select(1, 6).select(1, 6).isfinite().any().item<bool>());
     EXPECT_TRUE(got[0].select(1, 15).isfinite().all().item<bool>());
+    auto wrong = weight.clone();
+    wrong[3][0][1][1] = value;
+    const auto of_wrong =
+        winograd(shape, torch::ones({1, 64, 8, 8}), wrong, bias, WinogradProducts::kInt16);
+    EXPECT_FALSE(of_wrong[0][3].isfinite().any().item<bool>());
+    EXPECT_TRUE(of_wrong[0][2].isfinite().all().item<bool>());
   }
 }
 

@@ -160,7 +160,7 @@ ln -s "$tiles" $'validation\xe9'
   --sample_frac 0.1 --pretrained_weights none -o trained >out 2>err || fail "training: $(cat err)"
 if $has_choice; then
   QUADRAT_NO_AVX512=1 "$bin/quadrat-score" --tiles "$tiles" -o trained --name avx2 >out 2>err || fail "without AVX-512: $(cat err)"
-  h5dump -a /environment/precision_reason scores/avx2/scores.h5 | grep -Eq 'fp32 [0-9.]+ % wrong .*, int16 [0-9.]+ % wrong at [0-9]+ tiles/s"' ||
+  h5dump -a /environment/precision_reason scores/avx2/scores.h5 | grep -Eq 'fp32 [0-9.]+ % wrong at [0-9]+ tiles/s, int16 [0-9.]+ % wrong at [0-9]+ tiles/s"' ||
     fail "without AVX-512 int16 was not tried alone: $(h5dump -a /environment/precision_reason scores/avx2/scores.h5)"
   grep -q '"calibration_groups": 0' runs/trained/score_trial.json || fail "it was calibrated for int8, which was not tried"
   rm runs/trained/score_trial.json
@@ -291,6 +291,8 @@ if grep -qw amx_int8 /proc/cpuinfo; then
     wait "$launcher"
   }
   none=QUADRAT_NO_AMX=1
+  score --tiles "$tiles" -o model --name integers --precision int16 --sample_frac 0.1 >out 2>err || fail "int16: $(cat err)"
+  h5dump -a /environment/amx scores/integers/scores.h5 | grep -q '"no"' || fail "int16, which has no use for AMX, is said to use it"
   env "$none" mpirun -n 2 "$bin/quadrat-score" --tiles many -o model --name plain >out 2>err || fail "without AMX: $(cat err)"
   same reference plain >differences && fail "with AMX and without the last digits are the same: the comparison is blind"
   # shellcheck disable=SC2016  # each rank's own

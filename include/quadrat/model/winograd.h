@@ -52,7 +52,8 @@ class WinogradConvolution {
   static bool is_supported(const WinogradShape& shape);
 
   /// Whether it is supported and quicker than the definition, for maps of that size in float32.
-  static bool pays(const WinogradShape& shape, std::int64_t height, std::int64_t width);
+  static bool pays(const WinogradShape& shape, std::int64_t height, std::int64_t width,
+                   WinogradProducts products = WinogradProducts::kFloat32);
 
   /// Whether it is also quicker than the definition in bf16, if it pays in float32. Where the
   /// processor multiplies pairs of bf16, in the time of one float32, 3x3 kernels of stride 1 are as

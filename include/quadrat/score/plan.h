@@ -13,8 +13,9 @@
 
 namespace quadrat::score {
 
-/// Numbers the network is computed in. In kInt16 maps are float32, as is what does not go by
-/// Winograd's algorithm; where one does, its products are of integers (WinogradProducts::kInt16).
+/// Numbers the network is computed in. In kInt16 maps are float32; products are of integers in
+/// fully connected layers and where convolutions go by Winograd's algorithm
+/// (WinogradProducts::kInt16).
 enum class Precision { kFp32, kBf16, kInt8, kInt16 };
 
 const char* to_string(Precision precision);

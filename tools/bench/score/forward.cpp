@@ -1,6 +1,6 @@
 // How quickly this machine computes a network, without reading or decoding: tiles a second of all
 // ranks together, each with one thread, and beside it what the same ranks reach multiplying large
-// matrices in that precision.
+// matrices in that precision (int16: in float32).
 //
 // usage: [mpirun -n N] bench_score_forward MODEL {fp32,bf16,int8,int16} [SECONDS [BATCH]]
 #include <ATen/core/dispatch/Dispatcher.h>
