@@ -23,6 +23,10 @@ struct SynthOptions {
 /// trees, houses, so that classes overlap.
 class SynthCounty {
  public:
+  /// Metres between places where the patch is looked up: rows from a multiple of it on are painted
+  /// quickest.
+  static constexpr int kLattice = 4;
+
   /// @throws UsageError for a county that cannot be
   explicit SynthCounty(const SynthOptions& options);
   ~SynthCounty();
