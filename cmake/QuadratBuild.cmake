@@ -92,6 +92,7 @@ function(quadrat_add_program name)
   add_executable(${name} ${arg_SOURCE})
   target_link_libraries(${name} PRIVATE ${arg_LINK} quadrat::cli quadrat_warnings)
   if(arg_TORCH)
+    target_compile_definitions(${name} PRIVATE FMT_HEADER_ONLY)  # as in quadrat_use_torch_pch
     set_property(TARGET ${name} APPEND PROPERTY INSTALL_RPATH "${LibTorch_LIBRARY_DIRS}")
   endif()
   if(arg_CUDA AND QUADRAT_HAS_CUDA)

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <iostream>
-
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
 #include "quadrat/base/progress.h"
@@ -51,11 +49,10 @@ void validate(const geo::CutOptions& options) {
 void print(const geo::CutSummary& summary, const geo::CutOptions& options) {
   for (const auto& [key, count] : summary.counts) {
     const auto& [set, label] = key;
-    std::cout << fmt::format("{}{}{}\t{}\n", set, set.empty() ? "" : "\t",
-                             label.empty() ? "tiles" : label, count);
+    fmt::print("{}{}{}\t{}\n", set, set.empty() ? "" : "\t", label.empty() ? "tiles" : label,
+               count);
   }
-  for (const auto& [why, count] : summary.discarded)
-    std::cout << fmt::format("discarded: {}\t{}\n", why, count);
+  for (const auto& [why, count] : summary.discarded) fmt::print("discarded: {}\t{}\n", why, count);
   if (summary.was_complete) {
     log::line("'{}' is complete: {} tiles", options.output.native(), summary.kept);
   } else if (options.labels_only) {

@@ -2,12 +2,11 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <chrono>
-#include <iostream>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/folder_lock.h"
 #include "quadrat/base/log.h"
@@ -67,6 +66,8 @@ std::vector<Path> unfinished(const Path& output) {
   std::vector<Path> ours;
   std::error_code error;
   if (!std::filesystem::exists(output, error)) return ours;
+  if (!std::filesystem::is_directory(output, error))
+    throw InputError("pack into", output.native(), "it is a file", "name a new folder");
   for (const auto& entry : std::filesystem::directory_iterator(output)) {
     const std::string name = entry.path().filename().string();
     if (is_shard_name(name) || name.starts_with(".tiles-") || name == tile_folder::kSummaries) {
@@ -228,7 +229,7 @@ ShardSet index_of(const Catalog& catalog, const std::vector<Bytes>& written) {
 }
 
 int pack(const PackOptions& options, const mpi::Communicator& ranks) {
-  const auto began = std::chrono::steady_clock::now();
+  const auto began = Clock::now();
   FolderLock lock;  // rank 0
   Bytes listed;
   bool is_complete = false;
@@ -242,7 +243,7 @@ int pack(const PackOptions& options, const mpi::Communicator& ranks) {
   const std::vector<std::size_t> order = packing_order(catalog, options);
   if (is_complete) {
     mpi::together(ranks, [&] { require_same(options, catalog, order, ranks); });
-    if (ranks.is_root()) std::cout << fmt::format("{} is complete\n", options.output.native());
+    if (ranks.is_root()) fmt::print("{} is complete\n", options.output.native());
     return kExitDone;
   }
 
@@ -264,14 +265,13 @@ int pack(const PackOptions& options, const mpi::Communicator& ranks) {
       write_file(options.output / tile_folder::kSummaries,
                  read_file(corners, std::uint64_t{1} << 40));
     write_shard_index(options.output, set);
-    const double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+    const double seconds = seconds_since(began);
     double bytes = 0;
     for (const ShardEntry& entry : set.entries) bytes += entry.size_bytes;
-    std::cout << fmt::format("{}: {} tiles, {}, in {} shard{} in {}, {:.0f} tiles/s\n",
-                             options.output.native(), order.size(), format_bytes(bytes),
-                             set.shards.size(), set.shards.size() == 1 ? "" : "s",
-                             format_duration(seconds), static_cast<double>(order.size()) / seconds);
+    fmt::print("{}: {} tiles, {}, in {} shard{} in {}, {:.0f} tiles/s\n", options.output.native(),
+               order.size(), format_bytes(bytes), set.shards.size(),
+               set.shards.size() == 1 ? "" : "s", format_duration(seconds),
+               static_cast<double>(order.size()) / seconds);
   });
   return kExitDone;
 }
@@ -280,11 +280,17 @@ int verify(const Path& folder, const mpi::Communicator& ranks) {
   ShardSet set;
   std::int64_t faults = 0;
   mpi::together(ranks, [&] {
+    if (!has_shard_index(folder)) {
+      throw InputError("verify", folder.native(),
+                       fmt::format("it holds no packed shards: there is no '{}'", kShardIndexName),
+                       "name a folder that quadrat-pack wrote");
+    }
     set = read_shard_index(folder);
     for (const ShardFault& fault :
          verify_shards(folder, set, static_cast<std::size_t>(ranks.rank()),
                        static_cast<std::size_t>(ranks.size()))) {
-      std::cout << fault.shard << '\t' << fault.finding << '\n' << std::flush;
+      fmt::print("{}\t{}\n", fault.shard, fault.finding);
+      std::fflush(stdout);
       ++faults;
     }
   });
@@ -297,11 +303,15 @@ int verify(const Path& folder, const mpi::Communicator& ranks) {
     const std::string verdict =
         faults == 0 ? "all as they were packed"
                     : fmt::format("{} shard{} damaged", faults, faults == 1 ? " is" : "s are");
-    std::cout << fmt::format("{}: {} tiles in {} shard{}: {}\n", folder.native(),
-                             set.entries.size(), set.shards.size(),
-                             set.shards.size() == 1 ? "" : "s", verdict);
+    fmt::print("{}: {} tiles in {} shard{}: {}\n", folder.native(), set.entries.size(),
+               set.shards.size(), set.shards.size() == 1 ? "" : "s", verdict);
   }
-  return faults == 0 ? kExitDone : kExitFailed;
+  if (faults == 0) return kExitDone;
+  throw Error::shared(
+      ErrorKind::kInput,
+      fmt::format("cannot trust '{}': {} of its {} shards {} not as packed; copy or "
+                  "pack them again",
+                  folder.native(), faults, set.shards.size(), faults == 1 ? "is" : "are"));
 }
 
 }  // namespace

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <iostream>
-
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
 #include "quadrat/base/signals.h"
@@ -61,7 +59,7 @@ int main(int argc, char** argv) {
       log::line("interrupted; the same command paints the county from the start");
       return kExitInterrupted;
     }
-    std::cout << image.native() << '\n' << land_cover.native() << '\n';
+    fmt::print("{}\n{}\n", image.native(), land_cover.native());
     return kExitDone;
   });
 }

@@ -1,8 +1,7 @@
 #include "quadrat/score/score.h"
 
+#include <fmt/format.h>
 #include <torch/torch.h>
-
-#include <iostream>
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
@@ -33,7 +32,8 @@ void add_options(quadrat::cli::Parser& parser, quadrat::score::ScoreOptions& opt
   parser.add("name", options.name, "NAME",
              "what the results are called; the model's name if not given");
   parser.add_choice("resume", options.resume, {"auto", "never"},
-                    "auto: go on where the same command was stopped; never: score all tiles anew");
+                    "auto: go on where the same command was stopped; never: score all tiles anew, "
+                    "whatever was there");
   parser.add("features", options.features, "FILE",
              "also write what the network's last layer sees, a row a tile, to this HDF5 file");
   parser.group("How");
@@ -62,14 +62,12 @@ void add_options(quadrat::cli::Parser& parser, quadrat::score::ScoreOptions& opt
 int report(const ScoreSummary& summary, bool is_root) {
   const bool is_interrupted = summary.outcome == ScoreSummary::Outcome::kInterrupted;
   if (is_root) {
-    if (summary.error >= 0) std::cout << fmt::format("error {:.2f} %\n", 100 * summary.error);
+    if (summary.error >= 0) fmt::print("error {:.2f} %\n", 100 * summary.error);
     // No precision was chosen yet where it was interrupted before.
     if (!summary.precision.empty()) {
-      std::cout << fmt::format("{}: {} tiles scored, {} rejected, {}, {:.1f} tiles/s, {}\n",
-                               summary.folder.native(), summary.tiles, summary.rejected,
-                               quadrat::format_duration(summary.seconds), summary.tiles_per_s,
-                               summary.precision)
-                << std::flush;
+      fmt::print("{}: {} tiles scored, {} rejected, {}, {:.1f} tiles/s, {}\n",
+                 summary.folder.native(), summary.tiles, summary.rejected,
+                 quadrat::format_duration(summary.seconds), summary.tiles_per_s, summary.precision);
     }
     if (summary.outcome == ScoreSummary::Outcome::kAlreadyComplete) {
       quadrat::log::line("'{}' is complete; there is nothing to do", summary.folder.native());

@@ -115,6 +115,7 @@ attempt() {
     if ! kill -0 "$launcher_pid" 2>/dev/null; then break; fi
   done
   # What a signal interrupted was not the program's own code.
+  status=0
   wait "$launcher_pid" 2>/dev/null || status=$?
   launcher_pid=
   return "$status"
@@ -201,7 +202,7 @@ run() {
   done
 }
 
-# A training or a fit has at most as many ranks as virtual shards.
+# A training has at most as many ranks as virtual shards.
 set_max_ranks() {
   max_ranks=16
   while (($#)); do

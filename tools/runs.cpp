@@ -27,12 +27,6 @@ struct Options {
   bool any_status = false;
 };
 
-void print(const std::string& text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    throw IoError::from_errno("write", "standard output");
-  }
-}
-
 std::string only_name(const Options& options) {
   if (options.words.size() == 2) return options.words[1];
   throw UsageError(fmt::format("'{}' wants the name of one run, {} were given", options.words[0],
@@ -56,11 +50,12 @@ void list(const Options& options) {
       return a.record.created > b.record.created;
     });
   }
-  print(options.csv ? list_csv(entries, metric) : list_text(entries, metric, style_of_stdout()));
+  fmt::print("{}", options.csv ? list_csv(entries, metric)
+                               : list_text(entries, metric, style_of_stdout()));
 }
 
 void show(const Options& options) {
-  print(show_text(load_run(options.runs, only_name(options), false), style_of_stdout()));
+  fmt::print("{}", show_text(load_run(options.runs, only_name(options), false), style_of_stdout()));
 }
 
 /// The runs that are named, or all of them.
@@ -78,9 +73,9 @@ void compare(const Options& options) {
   std::vector<RunEntry> entries = named_runs(options);
   if (options.csv) {
     sort_by_metric(entries, metric);
-    print(list_csv(entries, metric));
+    fmt::print("{}", list_csv(entries, metric));
   } else {
-    print(compare_text(entries, metric, style_of_stdout()));
+    fmt::print("{}", compare_text(entries, metric, style_of_stdout()));
   }
 }
 
@@ -91,7 +86,7 @@ void best(const Options& options) {
   for (const RunEntry& entry : entries) {
     if (best_epoch(entry.record, metric) == nullptr) continue;
     if (!options.any_status && entry.record.status != RunStatus::kComplete) continue;
-    print(entry.name + "\n");
+    fmt::print("{}\n", entry.name);
     return;
   }
   throw InputError("name the best run in", options.runs.native(),
@@ -101,8 +96,9 @@ void best(const Options& options) {
 }
 
 void export_run(const Options& options) {
-  print(export_csv(load_run(options.runs, only_name(options), options.table == "predictions"),
-                   options.table));
+  fmt::print("{}",
+             export_csv(load_run(options.runs, only_name(options), options.table == "predictions"),
+                        options.table));
 }
 
 int run(const Options& options) {
@@ -114,11 +110,7 @@ int run(const Options& options) {
   }
   const auto command = commands.find(options.words[0]);
   if (command == commands.end()) {
-    const std::string near =
-        closest(options.words[0], {"list", "show", "compare", "best", "export"});
-    throw UsageError(
-        fmt::format("there is no command '{}'; {}", printable(options.words[0]),
-                    near.empty() ? "--help lists what there is" : "did you mean " + near + "?"));
+    throw cli::unknown_command(options.words[0], {"list", "show", "compare", "best", "export"});
   }
   command->second(options);
   return kExitDone;

@@ -19,13 +19,7 @@ struct Options {
   bool overwrite = false;
 };
 
-void print(const std::string& text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    throw IoError::from_errno("write", "standard output");
-  }
-}
-
-void show(const Path& path) { print(describe(read_weights(path), path)); }
+void show(const Path& path) { fmt::print("{}", describe(read_weights(path), path)); }
 
 void convert(const Path& from, const Path& to, bool overwrite) {
   const std::string extension = to.extension().string();
@@ -50,19 +44,15 @@ void convert(const Path& from, const Path& to, bool overwrite) {
   } else {
     write_safetensors(to, weights);
   }
-  print(fmt::format("{}: {} tensors\n", to.string(), weights.tensors.size()));
+  fmt::print("{}: {} tensors\n", to.string(), weights.tensors.size());
 }
 
 int run(const Options& options) {
   const std::vector<std::string>& words = options.words;
   if (words.empty())
     throw UsageError("say what to do: show FILE, or convert FILE FILE (see --help)");
-  if (words[0] != "show" && words[0] != "convert") {
-    const std::string near = closest(words[0], {"show", "convert"});
-    throw UsageError(
-        fmt::format("there is no command '{}'; {}", printable(words[0]),
-                    near.empty() ? "--help lists what there is" : "did you mean " + near + "?"));
-  }
+  if (words[0] != "show" && words[0] != "convert")
+    throw cli::unknown_command(words[0], {"show", "convert"});
   const std::size_t files = words[0] == "show" ? 1 : 2;
   if (words.size() != files + 1) {
     throw UsageError(fmt::format("'{}' wants {}, {} were given", words[0],

@@ -56,9 +56,11 @@ IoError IoError::from_errno(std::string_view action, std::string_view object) {
   std::string_view remedy;
   if (code == ENOSPC || code == EDQUOT) remedy = "free some space and start the same command again";
   if (code == EMFILE) remedy = "raise the limit of open files, ulimit -n";
-  if (code == EACCES || code == EPERM || code == EROFS) {
+  if (code == EACCES || code == EPERM || code == EROFS)
     remedy = "check the permissions or name another place";
-  }
+  if (code == ENOENT || code == ELOOP) remedy = "check the path";
+  if (code == ENOTDIR) remedy = "a file is where the path has a folder; name another place";
+  if (code == EISDIR) remedy = "a folder is there; name a file";
   IoError error(action, object, std::strerror(code), remedy);
   error.of_storage_ = !is_of_the_file(code);
   return error;

@@ -20,10 +20,12 @@ namespace {
 
 class File {
  public:
-  File(const Path& path, int flags, const char* action) : path_(path) {
+  /// @param known_as what messages name it by, where that is not `path`
+  File(const Path& path, int flags, const char* action, const Path& known_as = {})
+      : path_(known_as.empty() ? path : known_as) {
     do fd_ = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
     while (fd_ < 0 && errno == EINTR);
-    if (fd_ < 0) throw IoError::from_errno(action, path.native());
+    if (fd_ < 0) throw IoError::from_errno(action, path_.native());
   }
   ~File() {
     if (fd_ >= 0) ::close(fd_);
@@ -33,10 +35,7 @@ class File {
 
   int get() const { return fd_; }
 
-  void sync() {
-    // A folder on some network file systems cannot be fsynced, and says so with EINVAL.
-    if (::fsync(fd_) != 0 && errno != EINVAL) throw IoError::from_errno("flush", path_.native());
-  }
+  void sync() { flush(fd_, path_); }
 
   /// NFS reports a full server or quota only here.
   void close() {
@@ -127,17 +126,28 @@ void replace_file(const Path& path, const std::function<void(const Path&)>& writ
 
 void flush_folder(const Path& folder) { File(folder, O_RDONLY | O_DIRECTORY, "flush").sync(); }
 
+void flush(int descriptor, const Path& path) {
+  int failed = 0;
+  do failed = ::fsync(descriptor);
+  while (failed != 0 && errno == EINTR);
+  // A folder on some network file systems cannot be fsynced, and says so with EINVAL.
+  if (failed != 0 && errno != EINVAL) throw IoError::from_errno("flush", path.native());
+}
+
+void write_all(int descriptor, std::span<const std::byte> bytes, std::string_view action,
+               const Path& path) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(descriptor, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw IoError::from_errno(action, path.native());
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+  }
+}
+
 void write_file(const Path& path, const std::vector<std::span<const std::byte>>& pieces) {
   replace_file(path, [&](const Path& temporary) {
-    File file(temporary, O_WRONLY | O_CREAT | O_TRUNC, "write");
-    for (std::span<const std::byte> piece : pieces) {
-      while (!piece.empty()) {
-        const ssize_t n = ::write(file.get(), piece.data(), piece.size());
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) throw IoError::from_errno("write", path.native());
-        piece = piece.subspan(static_cast<std::size_t>(n));
-      }
-    }
+    File file(temporary, O_WRONLY | O_CREAT | O_TRUNC, "write", path);
+    for (const auto piece : pieces) write_all(file.get(), piece, "write", path);
     file.close();
   });
 }

@@ -11,6 +11,7 @@
 #include <string>
 #include <thread>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
 #include "quadrat/base/signals.h"
@@ -20,7 +21,6 @@ namespace quadrat {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kPatienceHere{5};
 constexpr std::chrono::seconds kPatienceElsewhere{120};
 
@@ -38,12 +38,22 @@ std::string owner_of(int descriptor) {
   return {text.data(), size > 0 ? static_cast<std::size_t>(size) : 0};
 }
 
-/// Whether it was taken, or this file system knows no locks.
-bool try_lock(int descriptor) {
+/// @return whether it was taken, or this file system knows no locks
+/// @throws IoError where it cannot be told
+bool try_lock(int descriptor, const Path& path) {
   struct flock whole {};
   whole.l_type = F_WRLCK;
   whole.l_whence = SEEK_SET;
-  return ::fcntl(descriptor, F_SETLK, &whole) == 0 || (errno != EACCES && errno != EAGAIN);
+  int failed = 0;
+  do failed = ::fcntl(descriptor, F_SETLK, &whole);
+  while (failed != 0 && errno == EINTR);
+  if (failed == 0) return true;
+  // ESTALE: its last owner, on another host, has removed it.
+  if (errno == EACCES || errno == EAGAIN || errno == ESTALE) return false;
+  const bool knows_none =
+      errno == ENOLCK || errno == ENOSYS || errno == EOPNOTSUPP || errno == EINVAL;
+  if (!knows_none) throw IoError::from_errno("lock", path.native());
+  return true;
 }
 
 }  // namespace
@@ -62,7 +72,13 @@ void FolderLock::take(const Path& folder, std::string_view doing, std::string_vi
   while (true) {
     const int descriptor = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (descriptor < 0) throw IoError::from_errno("create", path_.native());
-    const bool is_taken = try_lock(descriptor);
+    bool is_taken = false;
+    try {
+      is_taken = try_lock(descriptor, path_);
+    } catch (...) {
+      ::close(descriptor);
+      throw;
+    }
     if (is_taken && is_still_there(descriptor, path_)) {
       descriptor_ = descriptor;
       const std::string mine = fmt::format("process {} on {}", ::getpid(), host);

@@ -4,7 +4,8 @@
 
 #include <algorithm>
 #include <boost/program_options.hpp>
-#include <iostream>
+#include <cmath>
+#include <concepts>
 #include <map>
 #include <set>
 #include <sstream>
@@ -158,6 +159,28 @@ struct Parser::State {
     return po::value<T>(&target)->value_name(value_name);
   }
 
+  /// Not po::value<T>, which says only that a text is invalid.
+  /// @param kind what it must be
+  template <typename T>
+  void add_number(const std::string& names, T& target, const std::string& default_text,
+                  const std::string& value_name, const std::string& help, const char* kind) {
+    const auto take = [&target, kind, name = long_name(names)](const std::string& text) {
+      const std::string_view digits = std::string_view(text).substr(text.starts_with('+') ? 1 : 0);
+      T number{};
+      bool is_right = parse_number(digits, number);
+      if constexpr (std::floating_point<T>) is_right = is_right && std::isfinite(number);
+      if (!is_right)
+        throw UsageError(fmt::format("--{} is '{}', but must be {}", name, printable(text), kind));
+      target = number;
+    };
+    current().add_options()(names.c_str(),
+                            po::value<std::string>()
+                                ->value_name(value_name)
+                                ->default_value(default_text)
+                                ->notifier(take),
+                            help.c_str());
+  }
+
   void all(po::options_description& to) const {
     for (const auto& [title, group] : groups) to.add(*group);
   }
@@ -197,7 +220,7 @@ struct Parser::State {
     if (!examples.empty()) text << "\nExamples:\n" << examples;
     text << "\nExit status: 0 done, 1 wrong usage, 2 failed, 75 interrupted: start the same "
             "command again to go on.\n";
-    std::cout << text.str() << std::flush;
+    fmt::print("{}", text.str());
   }
 };
 
@@ -242,17 +265,15 @@ void Parser::add(const std::string& names, Path& target, const std::string& valu
 
 void Parser::add(const std::string& names, std::int64_t& target, const std::string& value_name,
                  const std::string& help) {
-  state_->current().add_options()(
-      names.c_str(), state_->value(target, value_name)->default_value(target), help.c_str());
+  state_->add_number(names, target, fmt::format("{}", target), value_name, help,
+                     "a whole number of at most 64 bits");
   state_->options.push_back(
       {long_name(names), [&target] { return fmt::format("{}", target); }, Setting::Type::kInteger});
 }
 
 void Parser::add(const std::string& names, double& target, const std::string& value_name,
                  const std::string& help) {
-  state_->current().add_options()(
-      names.c_str(), state_->value(target, value_name)->default_value(target, number_text(target)),
-      help.c_str());
+  state_->add_number(names, target, number_text(target), value_name, help, "a finite number");
   state_->options.push_back(
       {long_name(names), [&target] { return number_text(target); }, Setting::Type::kReal});
 }
@@ -306,8 +327,7 @@ bool Parser::parse(int argc, const char* const* argv) {
     }
     if (argument == "--version") {
       if (is_first) {
-        std::cout << fmt::format("{} {} ({})\n", state.program, version(), git_commit())
-                  << std::flush;
+        fmt::print("{} {} ({})\n", state.program, version(), git_commit());
       }
       return false;
     }

@@ -1,10 +1,13 @@
+#include <fmt/format.h>
 #include <mpi.h>
 
+#include <cstdio>
 #include <exception>
 #include <string>
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
+#include "quadrat/base/text.h"
 #include "quadrat/cli/parser.h"
 #include "quadrat/mpi/environment.h"
 
@@ -32,11 +35,21 @@ int fail(const std::string& message, int status, bool shared) {
 
 }  // namespace
 
+UsageError unknown_command(const std::string& word, const std::vector<std::string>& known) {
+  const std::string near = closest(word, known);
+  return UsageError(
+      fmt::format("there is no command '{}'; {}", printable(word),
+                  near.empty() ? "--help lists what there is" : "did you mean " + near + "?"));
+}
+
 int run(Parser& parser, int argc, const char* const* argv, const std::function<int()>& body) {
   log::set_origin(parser.program());
   try {
-    if (!parser.parse(argc, argv)) return kExitDone;
-    return body();
+    const int status = parser.parse(argc, argv) ? body() : kExitDone;
+    if (std::fflush(stdout) != 0) throw IoError::from_errno("write", "standard output");
+    if (std::ferror(stdout) != 0)
+      throw IoError("write", "standard output", "some of the result is lost", "start again");
+    return status;
   } catch (const Error& error) {
     return fail(error.what(), exit_status(error.kind()), error.is_shared());
   } catch (const std::exception& error) {

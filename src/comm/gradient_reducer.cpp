@@ -3,13 +3,11 @@
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/variable.h>
 
-#include <chrono>
+#include "quadrat/base/clock.h"
 
 namespace quadrat::comm {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 /// Some parameters whose gradients are summed together.
 struct Bucket {
@@ -180,7 +178,7 @@ void GradientReducer::State::finish(Bucket& bucket) {
   if (!bucket.pending) return;
   const auto before = Clock::now();
   bucket.pending->wait();
-  exposed_s += std::chrono::duration<double>(Clock::now() - before).count();
+  exposed_s += seconds_since(before);
   bucket.pending.reset();
   bucket.in_flight.reset();
   if (!bucket.flat.defined()) return;

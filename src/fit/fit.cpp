@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <opencv2/core/version.hpp>
 #include <optional>
 
 #include "kept_features.h"
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
 #include "quadrat/base/progress.h"
@@ -35,12 +35,6 @@
 namespace quadrat::fit {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// One rank's share of a run.
 class Fitter {
@@ -156,7 +150,8 @@ void Fitter::describe(const Settings& config) {
       {"quadrat", std::string(quadrat::version())},
       {"libtorch", TORCH_VERSION},
       {"opencv", CV_VERSION},
-      {"mpi_standard", mpi::standard()}};
+      {"hdf5", hdf5_version()},
+      {"mpi", mpi::library()}};
   for (const Tile& tile : sets_.validation.tiles) {
     record_.validation.tiles.push_back(tile.name);
     record_.validation.labels.push_back(static_cast<std::uint16_t>(tile.label));

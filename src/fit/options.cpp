@@ -2,10 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <array>
-#include <string_view>
-
 #include "quadrat/base/error.h"
 #include "quadrat/base/text.h"
 
@@ -45,12 +41,6 @@ void FitOptions::validate() {
   require(watchdog_seconds >= 0,
           fmt::format("--watchdog_seconds is {}, but must be at least 0", watchdog_seconds));
   require(seed >= 0, fmt::format("--seed is {}, but must be at least 0", seed));
-}
-
-bool may_change_on_resume(const std::string& option) {
-  constexpr std::array<std::string_view, 5> kHow{"resume", "runs", "features",
-                                                 "mmlspark_model_type", "watchdog_seconds"};
-  return std::find(kHow.begin(), kHow.end(), option) != kHow.end();
 }
 
 }  // namespace quadrat::fit

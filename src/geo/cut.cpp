@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <nlohmann/json.hpp>
 
 #include "cutter.h"
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/folder_lock.h"
 #include "quadrat/base/text.h"
@@ -90,7 +90,7 @@ std::string CutOptions::fingerprint() const {
 }
 
 CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks) {
-  const auto began = std::chrono::steady_clock::now();
+  const auto began = Clock::now();
   const Path state = options.output / tile_folder::kUnfinished;
   FolderLock lock;  // rank 0
   auto start = Start::kFresh;
@@ -154,8 +154,7 @@ CutSummary cut_tiles(const CutOptions& options, const mpi::Communicator& ranks) 
   const std::uint64_t cut_here = options.labels_only ? 0 : cutter.cut(attempt);
   const bool interrupted = mpi::any_asked_to_stop(ranks);
   const std::int64_t cut_now = ranks.sum(static_cast<std::int64_t>(cut_here));
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  const double seconds = seconds_since(began);
   CutSummary summary;
   if (!interrupted) {
     mpi::together(ranks, [&] {

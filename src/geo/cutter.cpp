@@ -14,6 +14,7 @@
 #include <span>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/files.h"
 #include "quadrat/base/progress.h"
 #include "quadrat/base/signals.h"
 #include "quadrat/image/png.h"
@@ -40,17 +41,12 @@ void write_tile(const Path& path, const Path& temporary, std::span<const std::by
   do descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   while (descriptor < 0 && errno == EINTR);
   if (descriptor < 0) throw IoError::from_errno("create", temporary.native());
-  std::size_t done = 0;
-  while (done < content.size()) {
-    const ssize_t n = ::write(descriptor, content.data() + done, content.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) {
-      const IoError error = IoError::from_errno("write tile", path.native());
-      ::close(descriptor);
-      ::unlink(temporary.c_str());
-      throw error;
-    }
-    done += static_cast<std::size_t>(n);
+  try {
+    write_all(descriptor, content, "write tile", path);
+  } catch (...) {
+    ::close(descriptor);
+    ::unlink(temporary.c_str());
+    throw;
   }
   if (::close(descriptor) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0) {
     const IoError error = IoError::from_errno("write tile", path.native());

@@ -6,11 +6,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
+#include <span>
 #include <string_view>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/files.h"
 #include "quadrat/base/text.h"
 
 namespace quadrat::geo {
@@ -18,12 +19,6 @@ namespace quadrat::geo {
 namespace {
 
 constexpr std::string_view kPrefix = "rows.";
-
-template <typename T>
-bool number(std::string_view text, T& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc{} && end == text.data() + text.size();
-}
 
 }  // namespace
 
@@ -42,18 +37,18 @@ void for_each_cut_tile(std::string_view lines, const std::vector<SurveyedImage>&
                        const std::function<void(std::size_t, std::int64_t, const CutTile&)>& use) {
   std::vector<CutTile> tiles;
   const auto parse = [&](std::string_view line, std::size_t& image, std::int64_t& row) {
-    if (!number(take_until(line, '\t'), image) || image >= images.size()) return false;
+    if (!parse_number(take_until(line, '\t'), image) || image >= images.size()) return false;
     const SurveyedImage& surveyed = images[image];
-    if (!number(take_until(line, '\t'), row) || row < 0 || row >= surveyed.rows) return false;
+    if (!parse_number(take_until(line, '\t'), row) || row < 0 || row >= surveyed.rows) return false;
     if (take_until(line, '\t') != surveyed.fingerprint) return false;
     tiles.clear();
     while (!line.empty()) {
       std::string_view fields = take_until(line, ' ');
       CutTile tile;
       std::uint8_t fate = 0;
-      if (!number(take_until(fields, ':'), tile.column) || tile.column < 0 ||
-          tile.column >= surveyed.columns || !number(take_until(fields, ':'), fate) ||
-          !number(fields, tile.file_bytes)) {
+      if (!parse_number(take_until(fields, ':'), tile.column) || tile.column < 0 ||
+          tile.column >= surveyed.columns || !parse_number(take_until(fields, ':'), fate) ||
+          !parse_number(fields, tile.file_bytes)) {
         return false;
       }
       tile.fate = static_cast<Fate>(fate);
@@ -79,13 +74,7 @@ JournalWriter::JournalWriter(const Path& path) : path_(path) {
 JournalWriter::~JournalWriter() { ::close(descriptor_); }
 
 void JournalWriter::append(std::string_view line) {
-  std::size_t done = 0;
-  while (done < line.size()) {
-    const ssize_t n = ::write(descriptor_, line.data() + done, line.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw IoError::from_errno("write", path_.native());
-    done += static_cast<std::size_t>(n);
-  }
+  write_all(descriptor_, std::as_bytes(std::span(line)), "write", path_);
 }
 
 std::string read_journals(const Path& folder) {

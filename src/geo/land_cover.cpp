@@ -3,10 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <limits>
-#include <optional>
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/text.h"
@@ -17,13 +15,6 @@ namespace {
 
 /// Points further apart than this are read separately, so that memory stays bounded by it.
 constexpr std::int64_t kMaxWindowPixels = std::int64_t{1} << 22;
-
-std::optional<std::int32_t> parse_code(std::string_view text) {
-  std::int32_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
 
 }  // namespace
 
@@ -76,16 +67,16 @@ ClassTable ClassTable::parse(std::string_view text, const std::string& name_of_f
     const auto comma = line.find(',');
     const std::string_view name =
         comma == std::string_view::npos ? std::string_view{} : trimmed(line.substr(comma + 1));
-    const auto code = parse_code(trimmed(line.substr(0, comma)));
-    if (!code) {
+    std::int32_t code = 0;
+    if (!parse_number(trimmed(line.substr(0, comma)), code)) {
       if (number == 1 && comma != std::string_view::npos) continue;  // the header
       throw wrong("it does not begin with a whole number and a comma");
     }
     if (!is_plain_name(name))
       throw wrong("a class name has letters, digits, '-' and '_', at least one");
-    const auto [it, added] = names.emplace(*code, name);
+    const auto [it, added] = names.emplace(code, name);
     if (!added && it->second != name)
-      throw wrong(fmt::format("code {} is {} already", *code, it->second));
+      throw wrong(fmt::format("code {} is {} already", code, it->second));
   }
   if (names.empty()) {
     throw InputError("use class table", name_of_file, "it has no line",

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <map>
 #include <set>
 
@@ -53,10 +52,7 @@ CutPlan read_manifest(std::string_view text, const std::string& name,
     if (found == index.end()) throw wrong("no such image was given");
     const std::size_t image = found->second;
     std::size_t tile = 0;
-    const auto [stop, error] =
-        std::from_chars(fields[1].data(), fields[1].data() + fields[1].size(), tile);
-    if (error != std::errc{} || stop != fields[1].data() + fields[1].size() ||
-        tile >= static_cast<std::size_t>(images[image].tiles())) {
+    if (!parse_number(fields[1], tile) || tile >= static_cast<std::size_t>(images[image].tiles())) {
       throw wrong(fmt::format("the image has tiles 0 to {}", images[image].tiles() - 1));
     }
     Fate& fate = plan.images[image][tile].fate;

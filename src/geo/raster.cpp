@@ -343,7 +343,10 @@ void Raster::read_band(int band, const Window& window, std::span<std::int32_t> v
 std::int32_t Raster::nodata(int band, std::int32_t otherwise) const {
   int has = 0;
   const double value = state_->dataset->GetRasterBand(band)->GetNoDataValue(&has);
-  return has != 0 && std::isfinite(value) ? static_cast<std::int32_t>(value) : otherwise;
+  if (has == 0 || std::isnan(value)) return otherwise;
+  // As GDAL does with pixels that int32 does not hold.
+  using Limits = std::numeric_limits<std::int32_t>;
+  return static_cast<std::int32_t>(std::clamp<double>(value, Limits::min(), Limits::max()));
 }
 
 struct RasterWriter::State {
@@ -352,6 +355,16 @@ struct RasterWriter::State {
   RasterLayout layout;
   Dataset dataset;
   std::int64_t rows_written = 0;
+
+  State() = default;
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  /// What was not closed is not left behind.
+  ~State() {
+    if (!dataset) return;
+    dataset.reset();
+    ::unlink(temporary.c_str());
+  }
 
   IoError error() const {
     return {"write raster", path.native(), gdal_message("it cannot be written"),
@@ -407,11 +420,7 @@ RasterWriter::RasterWriter(const Path& path, const RasterLayout& layout)
   }
 }
 
-RasterWriter::~RasterWriter() {
-  if (!state_->dataset) return;
-  state_->dataset.reset();
-  ::unlink(state_->temporary.c_str());
-}
+RasterWriter::~RasterWriter() = default;
 
 void RasterWriter::write_rows(std::int64_t rows, std::span<const std::uint8_t> pixels) {
   State& state = *state_;

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <mpi.h>
 
+#include <array>
 #include <cstdlib>
 #include <exception>
+#include <string_view>
 
 #include "quadrat/base/error.h"
 #include "quadrat/mpi/communicator.h"
@@ -44,10 +46,13 @@ int launched_rank() noexcept {
   return 0;
 }
 
-std::string standard() {
-  int version = 0, subversion = 0;
-  MPI_Get_version(&version, &subversion);
-  return fmt::format("{}.{}", version, subversion);
+std::string library() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
+  int length = 0;
+  MPI_Get_library_version(text.data(), &length);
+  // Where it was built and by whom comes after.
+  const std::string_view name(text.data(), static_cast<std::size_t>(length));
+  return std::string(name.substr(0, name.find_first_of(",\n")));
 }
 
 void abort(int status) noexcept {

@@ -10,6 +10,7 @@
 #include <exception>
 #include <span>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/files.h"
 #include "quadrat/base/log.h"
@@ -19,7 +20,6 @@ namespace quadrat::mpi {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
 
 constexpr int kTag = 1;
@@ -99,11 +99,16 @@ void Watchdog::watch() {
     lock.unlock();
     if (!said_goodbye) send(leaving ? kGoodbye : kAlive);
     said_goodbye = said_goodbye || leaving;
-    for (int found = 1; found != 0 && !has_left;) {
-      MPI_Iprobe(previous, kTag, ranks_.get(), &found, MPI_STATUS_IGNORE);
-      if (found == 0) break;
+    while (!has_left) {
+      // What MPI itself finds wrong with the rank is no sign of life.
+      int found = 0;
+      if (MPI_Iprobe(previous, kTag, ranks_.get(), &found, MPI_STATUS_IGNORE) != MPI_SUCCESS ||
+          found == 0)
+        break;
       char beat = 0;
-      MPI_Recv(&beat, 1, MPI_CHAR, previous, kTag, ranks_.get(), MPI_STATUS_IGNORE);
+      if (MPI_Recv(&beat, 1, MPI_CHAR, previous, kTag, ranks_.get(), MPI_STATUS_IGNORE) !=
+          MPI_SUCCESS)
+        break;
       heard = Clock::now();
       has_left = beat == kGoodbye;
     }

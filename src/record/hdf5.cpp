@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <exception>
@@ -246,9 +245,7 @@ void write_attribute(hid_t object, const std::string& name, hid_t type, const vo
 template <typename T>
 T number_in(const Setting& setting) {
   T number{};
-  const char* end = setting.value.data() + setting.value.size();
-  const auto [stop, error] = std::from_chars(setting.value.data(), end, number);
-  if (error != std::errc() || stop != end)
+  if (!parse_number(setting.value, number))
     throw Failure(fmt::format("{} is '{}'", setting.name, printable(setting.value)));
   return number;
 }

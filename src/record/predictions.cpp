@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cassert>
-#include <charconv>
 
 #include "quadrat/base/text.h"
 
@@ -138,8 +137,7 @@ void check_schema(hid_t file, const std::string& schema, std::int64_t version) {
     throw Failure(fmt::format("its schema is '{}', not '{}'", printable(found), schema));
   const std::string text = hdf5::read_attribute(file, "schema_version");
   std::int64_t number = 0;
-  const auto result = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (result.ec != std::errc() || result.ptr != text.data() + text.size() || number < 1) {
+  if (!parse_number(text, number) || number < 1) {
     throw Failure(fmt::format("its schema_version is '{}'", printable(text)));
   }
   if (number > version) {

@@ -49,6 +49,12 @@ bool RunFolder::is_complete(const Settings& config, bool may_go_on) const {
         "go on with run", path_.native(), fmt::format("it has other settings: {}", text),
         "choose another --output_model_name, give the same settings, or remove that folder");
   }
+  if (earlier.status == RunStatus::kComplete && !std::filesystem::exists(model(), ignored)) {
+    throw InputError(
+        "use run", path_.native(),
+        fmt::format("its record says complete, but '{}' is gone", model().filename().native()),
+        "bring it back, or remove that folder to make it anew");
+  }
   if (earlier.status == RunStatus::kComplete) return true;
   if (!may_go_on) {
     throw InputError("start run", path_.native(), "an unfinished run of that name is there",

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
+#include <cassert>
 
 #include "hdf5.h"
 #include "predictions.h"
@@ -67,7 +67,7 @@ void read_epochs(const hdf5::FileOnDisk& file, RunRecord& record) {
   const std::string kept =
       hdf5::read_attribute(hdf5::open_attributes_of(file.id(), "epochs"), "kept_epoch");
   // A foreign value that is no number keeps nothing.
-  record.kept_epoch = static_cast<std::uint32_t>(std::strtoul(kept.c_str(), nullptr, 10));
+  if (!parse_number(kept, record.kept_epoch)) record.kept_epoch = 0;
 }
 
 void write_per_class(hid_t file, const std::vector<ClassMetrics>& metrics) {
@@ -117,15 +117,24 @@ void choose_most_probable(Predictions& predictions, std::size_t classes) {
   predictions.predicted.clear();
   const auto columns = static_cast<std::ptrdiff_t>(classes);
   const auto& all = predictions.probabilities;
+  assert(all.size() % classes == 0);
   for (auto row = all.begin(); row != all.end(); row += columns) {
     predictions.predicted.push_back(
         static_cast<std::uint16_t>(std::max_element(row, row + columns) - row));
   }
 }
 
+std::string hdf5_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  H5get_libversion(&major, &minor, &release);
+  return fmt::format("{}.{}.{}", major, minor, release);
+}
+
 bool is_how_it_ran(std::string_view option) {
-  constexpr std::array<std::string_view, 7> kHow{
-      "resume", "device", "threads", "memory_limit", "scratch", "runs", "watchdog_seconds"};
+  constexpr std::array<std::string_view, 9> kHow{"resume", "device", "threads", "memory_limit",
+                                                 "scratch", "features", "runs",
+                                                 // Another spelling of --classifier.
+                                                 "mmlspark_model_type", "watchdog_seconds"};
   return std::find(kHow.begin(), kHow.end(), option) != kHow.end();
 }
 

@@ -1,7 +1,6 @@
 #include "quadrat/record/score_record.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "hdf5.h"
 #include "predictions.h"
@@ -45,7 +44,8 @@ ScoreRecord read(const Path& path) {
   record.status = status_from(hdf5::read_attribute(file.id(), "status"));
   record.created = hdf5::read_attribute(file.id(), "created");
   record.updated = hdf5::read_attribute(file.id(), "updated");
-  record.seconds = std::strtod(hdf5::read_attribute(file.id(), "seconds").c_str(), nullptr);
+  // A foreign value that is no number says nothing.
+  if (!parse_number(hdf5::read_attribute(file.id(), "seconds"), record.seconds)) record.seconds = 0;
   record.config = hdf5::read_settings(file.id(), "config");
   record.environment = hdf5::read_settings(file.id(), "environment");
   record.classes = hdf5::read_strings(file, "classes");

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <optional>
 #include <string_view>
 
@@ -20,8 +19,7 @@ std::optional<double> take_last(std::string_view& line) {
   const std::string_view field = line.substr(comma + 1);
   line = line.substr(0, comma);
   double value = 0;
-  const auto [end, error] = std::from_chars(field.data(), field.data() + field.size(), value);
-  if (error != std::errc() || end != field.data() + field.size()) return std::nullopt;
+  if (!parse_number(field, value)) return std::nullopt;
   return value;
 }
 

@@ -30,6 +30,15 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
+/// Sums and quotients of such coordinates stay whole numbers of 64 bits.
+bool is_on_map(const geo::Point& point) {
+  constexpr double kFarthest_m = 1e9;
+  return std::abs(point.x) < kFarthest_m && std::abs(point.y) < kFarthest_m;
+}
+
+constexpr double kMinSide_m = 0.01;
+
+/// Corners in a projection. Where one of them has no place in it, `side` and `tilt` are unknown.
 struct Projected {
   std::string crs;
   std::vector<geo::Point> lower_left;
@@ -136,9 +145,15 @@ TileGrid find_grid(const std::vector<TileCorners>& corners) {
     if (projected.tilt < best.tilt - 2e-4) best = std::move(projected);
   }
   constexpr double kMaxTilt = 0.05;
-  if (!(best.tilt < kMaxTilt) || !(best.side > 0))
+  if (!(best.tilt < kMaxTilt) || !(best.side >= kMinSide_m))
     throw refuse("they are not squares that stand upright in any projection tried");
   const Projected all = project(corners, best.crs);
+  for (std::size_t i = 0; i < corners.size(); ++i) {
+    if (!is_on_map(all.lower_left[i]) || !is_on_map(all.upper_right[i]))
+      throw refuse(fmt::format("tile {} lies too far from the others to share a map", i));
+  }
+  // The sample may have been of other tiles than most.
+  if (!(all.side >= kMinSide_m)) throw refuse("most of them have no size");
 
   TileGrid grid;
   grid.crs = best.crs;

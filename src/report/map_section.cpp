@@ -133,6 +133,19 @@ std::string map_data(const County& county) {
   return json + R"(,"names":)" + json_text(packed_names(predictions.tiles)) + "}";
 }
 
+/// How long a kilometre is: a bar below the picture, which page.js makes anew when the picture is
+/// enlarged.
+std::string ruler(const TileGrid& grid) {
+  const double metres = grid.width * grid.side_m;
+  const double most = metres / 4;
+  double length = std::pow(10, std::floor(std::log10(most)));
+  length *= most >= 5 * length ? 5 : most >= 2 * length ? 2 : 1;
+  return fmt::format(
+      R"(<p class="ruler"><i id="ruler" data-metres="{}" style="width:{:.2f}%"></i><span>{}</span></p>)",
+      metres, 100 * length / metres,
+      length >= 1000 ? fmt::format("{:g} km", length / 1000) : fmt::format("{:g} m", length));
+}
+
 struct Layer {
   std::string id;
   std::string title;
@@ -235,9 +248,9 @@ Section map(const County& county, std::vector<std::string>& notes) {
   }
   Section section{"map", "Map", "Map", ""};
   section.html = fmt::format(
-      R"(<div class="map" role="group" aria-label="Map, with a choice of layers">{}<div class="tabs">{}</div><div class="map-body"><div class="map-left"><div class="stage" id="stage" tabindex="0" role="application" aria-label="Map of tiles; arrow keys move from tile to tile"><div class="sheet" id="sheet">{}<span class="cursor" id="cursor" hidden></span></div></div><div class="under"><p class="readout" id="readout" aria-live="polite">{} &times; {} tiles of {:.0f} m, {}</p><p class="zoom" id="zoom" hidden><button type="button" id="zoom-out" aria-label="Smaller">&minus;</button><button type="button" id="zoom-in" aria-label="Larger">+</button></p></div>{}</div><div class="map-right">{}</div></div></div>)",
-      inputs, labels, images, grid.width, grid.height, grid.side_m, escape(grid.crs), legends,
-      areas_table(county));
+      R"(<div class="map" role="group" aria-label="Map, with a choice of layers">{}<div class="tabs">{}</div><div class="map-body"><div class="map-left"><div class="stage" id="stage" tabindex="0" role="application" aria-label="Map of tiles; arrow keys move from tile to tile"><div class="sheet" id="sheet">{}<span class="cursor" id="cursor" hidden></span></div></div>{}<div class="under"><p class="readout" id="readout" aria-live="polite">{} &times; {} tiles of {:.0f} m, {}</p><p class="zoom" id="zoom" hidden><button type="button" id="zoom-out" aria-label="Smaller">&minus;</button><button type="button" id="zoom-in" aria-label="Larger">+</button></p></div>{}</div><div class="map-right">{}</div></div></div>)",
+      inputs, labels, images, ruler(grid), grid.width, grid.height, grid.side_m, escape(grid.crs),
+      legends, areas_table(county));
   section.html +=
       "<p class=\"intro\">Smoothed: every tile takes the class that most of the 3 \u00D7 3 tiles "
       "around it have.</p>";

@@ -8,7 +8,6 @@
 #include <array>
 #include <cerrno>
 #include <cmath>
-#include <cstdlib>
 #include <limits>
 #include <map>
 
@@ -36,8 +35,7 @@ const MetricInfo& info(Metric metric) { return kMetrics[static_cast<std::size_t>
 
 /// Whether runs that differ in it are of one training.
 bool is_of_the_run(const std::string& option) {
-  return is_how_it_ran(option) || option == "seed" || option == "output_model_name" ||
-         option == "features";
+  return is_how_it_ran(option) || option == "seed" || option == "output_model_name";
 }
 
 std::string missing(const Path& folder) {
@@ -198,7 +196,8 @@ std::vector<RunGroup> group_by_settings(const std::vector<RunEntry>& entries, Me
   }
   for (RunGroup& group : groups) {
     const auto seed = [](const RunEntry* entry) {
-      return std::strtod(setting(entry->record.config, "seed").c_str(), nullptr);
+      std::int64_t value = 0;
+      return parse_number(setting(entry->record.config, "seed"), value) ? value : 0;
     };
     std::stable_sort(group.entries.begin(), group.entries.end(),
                      [&](const RunEntry* a, const RunEntry* b) { return seed(a) < seed(b); });

@@ -31,7 +31,9 @@ class Questions {
 
   std::optional<Engine> answer() {
     mpi::together(ranks_, [&] {
-      if (ranks_.is_root()) trial_ = read_trial(folder_, model_.crc32, cpu_.name());
+      if (!ranks_.is_root()) return;
+      trial_ = read_trial(folder_, model_.crc32, cpu_.name());
+      if (!is_possible(trial_.cascade.look, model_.card.tile_px)) trial_.cascade = {};
     });
     if (!measure_precisions()) return std::nullopt;
     mpi::together(ranks_, [&] {

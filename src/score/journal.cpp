@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/files.h"
 #include "quadrat/base/log.h"
 
 namespace quadrat::score {
@@ -143,15 +144,8 @@ void JournalWriter::create() {
 }
 
 void JournalWriter::write(const Bytes& bytes) {
-  std::size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t n = ::write(descriptor_, bytes.data() + done, bytes.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw IoError::from_errno("write", path_.native());
-    done += static_cast<std::size_t>(n);
-  }
-  if (::fsync(descriptor_) != 0 && errno != EINVAL)
-    throw IoError::from_errno("flush", path_.native());
+  write_all(descriptor_, bytes, "write", path_);
+  flush(descriptor_, path_);
 }
 
 void JournalWriter::append(const UnitResult& result) {

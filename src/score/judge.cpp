@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstring>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/signals.h"
 #include "quadrat/image/png.h"
@@ -40,7 +40,6 @@ std::uint64_t Verdicts::wrong() const {
 
 Verdicts judge(Plan& plan, const Catalog& tiles, std::uint32_t tile_px,
                const mpi::Communicator& ranks) {
-  using Clock = std::chrono::steady_clock;
   struct Numbered {
     std::uint64_t tile;
     Verdicts::Verdict verdict;
@@ -66,7 +65,7 @@ Verdicts judge(Plan& plan, const Catalog& tiles, std::uint32_t tile_px,
     if (here.empty()) continue;
     const auto start = Clock::now();
     const auto logits = plan.infer(std::span(pixels).first(here.size() * bytes)).logits;
-    seconds += std::chrono::duration<double>(Clock::now() - start).count();
+    seconds += seconds_since(start);
     const std::vector<float> all = probabilities(logits);
     auto row = all.begin();
     for (const std::size_t tile : here) {

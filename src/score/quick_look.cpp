@@ -1,8 +1,15 @@
 #include "quick_look.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace quadrat::score {
+
+bool is_possible(const QuickLook& look, std::uint32_t tile_px) {
+  constexpr std::uint32_t kSmallest_px = 32;  // what ResNet18 makes one place of
+  return !look ||
+         (look.side_px >= kSmallest_px && look.side_px <= tile_px && std::isfinite(look.threshold));
+}
 
 void copy_middle(const std::uint8_t* tile, std::uint32_t tile_px, std::uint32_t side_px,
                  std::uint8_t* middle) {

@@ -17,6 +17,9 @@ struct QuickLook {
   explicit operator bool() const { return side_px > 0; }
 };
 
+/// Whether the look, as a file has it, can be given to tiles of that size.
+bool is_possible(const QuickLook& look, std::uint32_t tile_px);
+
 /// Copies the middle [side, side, 3] of a tile [tile_px, tile_px, 3]; side <= tile_px.
 void copy_middle(const std::uint8_t* tile, std::uint32_t tile_px, std::uint32_t side_px,
                  std::uint8_t* middle);

@@ -10,6 +10,7 @@
 #include "quadrat/base/error.h"
 #include "quadrat/base/tile_folder.h"
 #include "quadrat/base/version.h"
+#include "quadrat/mpi/environment.h"
 
 namespace quadrat::score {
 
@@ -76,6 +77,8 @@ Settings environment_of(const ScoreOptions& options, const Start& start,
           {"tiles_crc32", hex(start.catalog_crc32)},
           {"cut_crc32", start.cut_crc32},
           {"libtorch", TORCH_VERSION},
+          {"hdf5", hdf5_version()},
+          {"mpi", mpi::library()},
           {"program", fmt::format("quadrat-score {}", version())},
           {"git_commit", std::string(git_commit())}};
 }
@@ -94,7 +97,17 @@ void require_same_run(const ScoreRecord& earlier, const ScoreOptions& options, c
     refuse(fmt::format("they were made with another model than '{}' is now",
                        model_path_of(options).native()));
   }
-  if (setting(earlier.environment, "tiles_crc32") != hex(start.catalog_crc32)) {
+  const Settings& now = options.as_used;
+  const bool asks_for_the_same =
+      setting(earlier.config, "tiles") == setting(now, "tiles") &&
+      setting(earlier.config, "sample_frac") == setting(now, "sample_frac") &&
+      setting(earlier.config, "seed") == setting(now, "seed");
+  const bool same_tiles = setting(earlier.environment, "tiles_crc32") == hex(start.catalog_crc32);
+  if (!same_tiles && asks_for_the_same) {
+    refuse(fmt::format("the tiles in '{}' are others now, {} of them", options.tiles.native(),
+                       start.catalog.tiles.size()));
+  }
+  if (!same_tiles) {
     refuse(fmt::format(
         "they are of other tiles than --tiles '{}' --sample_frac {} --seed {} gives (were '{}', "
         "{}, {})",

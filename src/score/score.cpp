@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <span>
 #include <string_view>
@@ -11,6 +10,7 @@
 
 #include "engine.h"
 #include "merge.h"
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/folder_lock.h"
 #include "quadrat/base/log.h"
@@ -37,15 +37,9 @@ namespace quadrat::score {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 /// Tiles that keep a GPU busy.
 constexpr std::int64_t kBatchOnGpu = 256;
 constexpr std::uint64_t kMostModelBytes = std::uint64_t{1} << 34;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// One scoring run from its options to its files. The parts that only rank 0 runs say so.
 class Job {
@@ -63,6 +57,7 @@ class Job {
   void prepare();                    // rank 0
   void check_features() const;       // rank 0
   bool has_all() const;              // rank 0
+  void leave_complete();             // rank 0
   void check_tile_size() const;      // rank 0
   void go_on_with_or_without_amx();  // rank 0
   void find_what_is_done();          // rank 0
@@ -102,8 +97,19 @@ void Job::check_features() const {
 /// Whether an earlier start, whose record is read, has done all that is asked.
 bool Job::has_all() const {
   std::error_code error;
-  return record_.status == RunStatus::kComplete && options_.resume == "auto" &&
+  return record_.status == RunStatus::kComplete &&
          (options_.features.empty() || std::filesystem::exists(options_.features, error));
+}
+
+/// Nothing is to be scored. The record has all that predictions.csv has.
+void Job::leave_complete() {
+  is_complete_ = true;
+  summarise(record_);
+  const Path csv = folder_ / "predictions.csv";
+  std::error_code error;
+  if (std::filesystem::exists(csv, error)) return;
+  write_file(csv, predictions_csv(record_));
+  log::line("'{}' was gone and is written again", csv.native());
 }
 
 void Job::check_tile_size() const {
@@ -164,13 +170,13 @@ void Job::prepare() {
   if (options_.cascade && device_.is_cuda())
     throw UsageError("--cascade is for CPUs; leave it out, or give --device cpu");
 
-  const bool has_record = std::filesystem::exists(record_path_, error);
+  const bool is_there = std::filesystem::exists(record_path_, error);
+  const bool has_record = is_there && options_.resume == "auto";
   if (has_record) record_ = read_score_record(record_path_);
   // Its tiles may be gone by now.
   if (has_record && has_all() && record_.config == options_.as_used &&
       is_of_model(record_, start_) && !std::filesystem::exists(options_.tiles, error)) {
-    is_complete_ = true;
-    summarise(record_);
+    leave_complete();
     return;
   }
   start_.catalog = list_tiles(options_.tiles);
@@ -201,27 +207,33 @@ void Job::prepare() {
   if (has_record) {
     require_same_run(record_, options_, start_, *wish_.precision);
     if (has_all()) {
-      is_complete_ = true;
-      summarise(record_);
+      leave_complete();
       return;
     }
-    if (record_.status == RunStatus::kComplete && options_.resume == "auto") {
+    if (record_.status == RunStatus::kComplete) {
       log::line("'{}' is not there: all tiles are computed anew for it",
                 options_.features.native());
     }
-    if (options_.resume == "auto") go_on_with_or_without_amx();
+    go_on_with_or_without_amx();
     if (wish_.cascade) {
       const std::string side_px = setting(record_.environment, "look_px");
       const std::string threshold = setting(record_.environment, "look_threshold");
-      wish_.look = {QuickLook{static_cast<std::uint32_t>(std::atoi(side_px.c_str())),
-                              std::strtof(threshold.c_str(), nullptr)},
-                    setting(record_.environment, "look_reason")};
+      QuickLook look;
+      if (!parse_number(side_px, look.side_px) || !parse_number(threshold, look.threshold) ||
+          !is_possible(look, card_.tile_px)) {
+        throw InputError("go on with scores", folder_.native(),
+                         fmt::format("by their record tiles are settled by {} px of their middle, "
+                                     "at a probability of {}",
+                                     printable(side_px), printable(threshold)),
+                         "give another --name or --resume never");
+      }
+      wish_.look = {look, setting(record_.environment, "look_reason")};
     }
   }
   make_folder(folder_);
   lock_.take(folder_, "score into", "wait for it, or give another --name");
   if (std::filesystem::exists(record_path_, error) &&
-      (!has_record || read_score_record(record_path_).status != record_.status)) {
+      (!is_there || (has_record && read_score_record(record_path_).status != record_.status))) {
     throw InputError("score into", folder_.native(), "another process was at work there until now",
                      "start again, or give another --name");
   }

@@ -1,11 +1,11 @@
 #include "unit_scorer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <exception>
 #include <span>
 #include <utility>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/parallel.h"
 #include "quadrat/image/png.h"
@@ -176,7 +176,6 @@ void UnitScorer::settle(const Started& started, UnitResult& result) const {
 
 std::optional<UnitResult> UnitScorer::score(std::uint64_t unit, std::size_t tiles,
                                             const std::function<bool(std::size_t)>& between) {
-  using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   const auto batch = static_cast<std::size_t>(plan_.batch());
   const auto bytes = static_cast<std::size_t>(plan_.bytes_per_tile());
@@ -221,7 +220,7 @@ std::optional<UnitResult> UnitScorer::score(std::uint64_t unit, std::size_t tile
   }
   if (started) settle(*started, result);
   settle_waiting(result);
-  result.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  result.seconds = seconds_since(start);
   return result;
 }
 

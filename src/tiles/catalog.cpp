@@ -92,6 +92,12 @@ void add_pngs(Catalog& catalog, const std::vector<std::string>& files, const std
   }
 }
 
+/// As packed tiles are, whatever the order of their folders: "a-b/1" comes before "a/1".
+void sort_by_name(Catalog& catalog) {
+  std::sort(catalog.tiles.begin(), catalog.tiles.end(),
+            [](const Tile& a, const Tile& b) { return a.name < b.name; });
+}
+
 void add_pngs_below(Catalog& catalog, const Path& folder, const std::string& prefix,
                     std::int32_t label, int depth) {
   constexpr int kMaxDepth = 16;  // a link that leads back up must end somewhere
@@ -274,6 +280,7 @@ Catalog list_labelled_tiles(const Path& root) {
     }
     catalog.classes.push_back(name);
   }
+  sort_by_name(catalog);
   return catalog;
 }
 
@@ -293,8 +300,7 @@ Catalog list_tiles(const Path& root) {
       add_pngs_below(catalog, root / name, name + "/", label, 1);
       if (labelled && catalog.tiles.size() > before) catalog.classes.push_back(name);
     }
-    std::sort(catalog.tiles.begin(), catalog.tiles.end(),
-              [](const Tile& a, const Tile& b) { return a.name < b.name; });
+    sort_by_name(catalog);
   }
   if (catalog.tiles.empty()) {
     throw InputError("list tiles in", root.native(), "it holds no .png file and no packed shard",

@@ -38,8 +38,12 @@ void TileReader::read_once(const Tile& tile, Bytes& buffer) {
   if (tile.shard == Tile::kOwnFile) {
     read_file_into(catalog_.root / tile.name, buffer, kMaxTileBytes);
   } else {
-    shards_.read(static_cast<std::uint32_t>(tile.shard), tile.offset, tile.size_bytes, tile.crc32,
-                 buffer);
+    try {
+      shards_.read(static_cast<std::uint32_t>(tile.shard), tile.offset, tile.size_bytes, tile.crc32,
+                   buffer);
+    } catch (const InputError& error) {
+      throw InputError("use tile", (catalog_.root / tile.name).native(), error.what());
+    }
   }
 }
 

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <map>
 #include <string_view>
 #include <utility>
@@ -37,12 +36,6 @@ std::vector<std::string_view> split(std::string_view line, char separator) {
     if (end == std::string_view::npos) return fields;
     line.remove_prefix(end + 1);
   }
-}
-
-template <typename T>
-bool parse(std::string_view text, T& value, int base = 10) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
-  return error == std::errc{} && end == text.data() + text.size();
 }
 
 }  // namespace
@@ -76,8 +69,8 @@ ShardSet read_shard_index(const Path& folder) {
     }
     const auto fields = split(line, '\t');
     ShardEntry entry;
-    if (fields.size() != 6 || !parse(fields[3], entry.offset) ||
-        !parse(fields[4], entry.size_bytes) || !parse(fields[5], entry.crc32, 16) ||
+    if (fields.size() != 6 || !parse_number(fields[3], entry.offset) ||
+        !parse_number(fields[4], entry.size_bytes) || !parse_number(fields[5], entry.crc32, 16) ||
         fields[1].empty() || entry.size_bytes > kMaxTileBytes || entry.offset > kMaxShardBytes) {
       throw wrong(number,
                   fmt::format("'{}' is not six fields: shard, key, label, offset, size, crc32",

@@ -9,10 +9,12 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <span>
 #include <string_view>
 #include <utility>
 
 #include "quadrat/base/error.h"
+#include "quadrat/base/files.h"
 #include "quadrat/base/signals.h"
 #include "quadrat/base/text.h"
 
@@ -93,13 +95,7 @@ struct ShardWriter::State {
   std::vector<char> buffer;
 
   void flush() {
-    std::size_t done = 0;
-    while (done < buffer.size()) {
-      const ssize_t n = ::write(descriptor, buffer.data() + done, buffer.size() - done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) throw IoError::from_errno("write shard", path.native());
-      done += static_cast<std::size_t>(n);
-    }
+    write_all(descriptor, std::as_bytes(std::span(buffer)), "write shard", path);
     buffer.clear();
   }
 

@@ -33,7 +33,9 @@ int open_scratch(const Path& folder, std::size_t bytes) {
   if (file < 0) throw IoError::from_errno("create a scratch file in", folder.native());
   ::unlink(name.c_str());
   // Taken now, so that nothing runs out in the middle of an epoch.
-  const int failed = ::posix_fallocate(file, 0, static_cast<off_t>(bytes));
+  int failed = 0;
+  do failed = ::posix_fallocate(file, 0, static_cast<off_t>(bytes));
+  while (failed == EINTR);
   if (failed == 0) return file;
   ::close(file);
   errno = failed;

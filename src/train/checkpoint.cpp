@@ -98,6 +98,13 @@ RunPosition parse_checkpoint(Bytes bytes, const Path& path, Network& network,
   } catch (const std::exception&) {
     throw wrong("its metadata cannot be read");
   }
+  const std::size_t done = position.epochs.size();
+  if (position.epoch != done + 1 || position.kept_epoch > done ||
+      (position.kept_epoch == 0) != (done == 0) || position.step < 0 || optimizer_steps < 0) {
+    throw wrong(
+        fmt::format("it is at epoch {}, step {}, after {} epochs of which it keeps number {}",
+                    position.epoch, position.step, done, position.kept_epoch));
+  }
   load_weights(network, file, path);
   std::vector<torch::Tensor> state;
   for (const torch::Tensor& mine : optimizer.state()) {
@@ -108,6 +115,7 @@ RunPosition parse_checkpoint(Bytes bytes, const Path& path, Network& network,
   }
   optimizer.restore(state, optimizer_steps);
   if (const StoredTensor* kept = file.find(kKept)) {
+    if (kept->dtype != DType::kF32) throw wrong("its probabilities are not float32");
     position.kept_probabilities.resize(kept->data.size() / sizeof(float));
     std::memcpy(position.kept_probabilities.data(), kept->data.data(), kept->data.size());
   }

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -13,6 +12,7 @@
 
 #include "evaluation.h"
 #include "inputs.h"
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
 #include "quadrat/base/progress.h"
@@ -31,12 +31,6 @@
 namespace quadrat {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 std::vector<std::int32_t> labels_of(const Catalog& catalog) {
   std::vector<std::int32_t> labels;
@@ -152,7 +146,8 @@ void Finetuner::describe(const Settings& config) {
       {"initial_weights", session_.weights_given() ? options_.pretrained_weights : "random"},
       {"quadrat", std::string(quadrat::version())},
       {"libtorch", TORCH_VERSION},
-      {"mpi_standard", mpi::standard()},
+      {"hdf5", hdf5_version()},
+      {"mpi", mpi::library()},
   };
   for (const auto& tile : session_.sets.validation.tiles) {
     record_.validation.tiles.push_back(tile.name);
@@ -176,10 +171,24 @@ void Finetuner::resume() {
     file = ranks_.broadcast(std::move(file));
     mpi::together(ranks_, [&] {
       position_ = parse_checkpoint(std::move(file), path, *session_.network, trainer_.optimizer());
-      if (position_.tiles_crc32 == 0 || position_.tiles_crc32 == tiles_crc32) return;
-      throw InputError("go on with run", folder_.path().native(),
-                       "its tiles are not those that --train and --validation hold now",
-                       "bring them back, or choose another --output_model_name");
+      if (position_.tiles_crc32 != 0 && position_.tiles_crc32 != tiles_crc32) {
+        throw InputError("go on with run", folder_.path().native(),
+                         "its tiles are not those that --train and --validation hold now",
+                         "bring them back, or choose another --output_model_name");
+      }
+      const std::size_t expected = position_.kept_epoch == 0
+                                       ? 0
+                                       : session_.sets.validation.tiles.size() *
+                                             static_cast<std::size_t>(session_.classes());
+      if (position_.step > plan_.steps_per_epoch() ||
+          position_.kept_probabilities.size() != expected) {
+        throw InputError("go on from", path.native(),
+                         fmt::format("it is at step {} of an epoch of {}, with {} probabilities, "
+                                     "where {} are expected",
+                                     position_.step, plan_.steps_per_epoch(),
+                                     position_.kept_probabilities.size(), expected),
+                         "remove the run's folder to start it over");
+      }
     });
   }
   position_.tiles_crc32 = tiles_crc32;
@@ -445,6 +454,13 @@ int finetune(const FinetuneOptions& options, const Settings& config) {
         fmt::format("there are {} ranks for {} shards; start at most {} ranks or raise --shards",
                     ranks.size(), options.shards, options.shards));
   }
+  mpi::together(ranks, [&] {
+    std::error_code ignored;
+    if (options.scratch.empty() || std::filesystem::is_directory(options.scratch, ignored)) return;
+    throw InputError("use --scratch", options.scratch.native(),
+                     fmt::format("it is no folder on host '{}'", host_name()),
+                     "name a folder on a local disk of every host");
+  });
   RunFolder folder(options.runs, options.output_model_name);
   std::int64_t is_complete = 0;
   mpi::together(ranks, [&] {

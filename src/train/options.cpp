@@ -35,7 +35,7 @@ void FinetuneOptions::validate() const {
   require(sample_frac > 0 && sample_frac <= 1,
           fmt::format("--sample_frac is {}, but must be above 0 and at most 1", sample_frac));
   require(learning_rate >= 0,
-          fmt::format("--learning_rate is {}, but must be above 0", learning_rate));
+          fmt::format("--learning_rate is {}, but must be above 0, or 0 to choose", learning_rate));
   require(warmup_epochs >= 0 && warmup_epochs <= static_cast<double>(num_epochs),
           fmt::format("--warmup_epochs is {}, but must be from 0 to --num_epochs ({})",
                       warmup_epochs, num_epochs));
@@ -45,8 +45,9 @@ void FinetuneOptions::validate() const {
           fmt::format("--weight_decay is {}, but must be at least 0", weight_decay));
   require(label_smoothing >= 0 && label_smoothing < 1,
           fmt::format("--label_smoothing is {}, but must be from 0 to below 1", label_smoothing));
-  require(clip_gradients >= 0,
-          fmt::format("--clip_gradients is {}, but must be above 0", clip_gradients));
+  require(
+      clip_gradients >= 0,
+      fmt::format("--clip_gradients is {}, but must be above 0, or 0 for none", clip_gradients));
   require(early_stopping >= 0,
           fmt::format("--early_stopping is {}, but must be at least 0", early_stopping));
   require(views >= 1 && views <= 64, fmt::format("--views is {}, but must be from 1 to 64", views));

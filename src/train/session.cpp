@@ -3,9 +3,9 @@
 #include <ATen/autocast_mode.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/base/log.h"
 #include "quadrat/mpi/processors.h"
 #include "quadrat/score/device.h"
@@ -104,10 +104,9 @@ void Session::make_network() {
   network->set_retraining(card.retraining);
   const SumOverRanks sum = [this](torch::Tensor& sums) {
     if (all_reduce->ranks() == 1) return;
-    const auto before = std::chrono::steady_clock::now();
+    const auto before = Clock::now();
     all_reduce->start(sums)->wait();
-    layers_waited_s +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
+    layers_waited_s += seconds_since(before);
   };
   network->set_batch_norm(parse_batch_norm(options.batch_norm), sum);
   // GPUs sum gradients over NCCL while they compute on.

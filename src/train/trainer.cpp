@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/base/progress.h"
 #include "quadrat/base/random.h"
 #include "quadrat/base/signals.h"
@@ -13,12 +13,6 @@
 namespace quadrat {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Inverse frequency, with mean 1 over the training tiles, so that the loss keeps its scale.
 torch::Tensor make_class_weights(const Session& session) {

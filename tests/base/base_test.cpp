@@ -14,6 +14,7 @@
 #include <csignal>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <set>
 
 #include "quadrat/base/bf16.h"
@@ -261,6 +262,22 @@ TEST(KeyedRandom, shuffle_is_a_permutation_that_never_changes) {
   EXPECT_EQ(first, again);
   EXPECT_THAT(items, testing::UnorderedElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
   EXPECT_NE(items, (std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7}));
+}
+
+TEST(Text, numbers_are_whole_texts_that_fit) {
+  std::int32_t whole = 0;
+  EXPECT_TRUE(parse_number("-2147483648", whole));
+  EXPECT_EQ(whole, std::numeric_limits<std::int32_t>::min());
+  for (const char* none : {"", "2147483648", "1 ", " 1", "+1", "1.5", "1x", "0x10"})
+    EXPECT_FALSE(parse_number(none, whole)) << none;
+  std::uint32_t hex = 0;
+  EXPECT_TRUE(parse_number("ffffFFFF", hex, 16));
+  EXPECT_EQ(hex, 0xffffffffU);
+  EXPECT_FALSE(parse_number("-1", hex));
+  double real = 0;
+  EXPECT_TRUE(parse_number("-2.5e-3", real));
+  EXPECT_EQ(real, -2.5e-3);
+  EXPECT_FALSE(parse_number("1,5", real));
 }
 
 TEST(Text, plain_names) {

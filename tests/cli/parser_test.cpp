@@ -67,7 +67,8 @@ TEST(Parser, takes_hyphens_for_underscores_and_both_ways_of_giving_a_value) {
 
 TEST(Parser, a_value_may_begin_with_hyphens_and_keeps_them) {
   Program p;
-  ASSERT_TRUE(p.parse({"--train=--a-b", "--rate", "-0.5"}));
+  ASSERT_TRUE(p.parse({"--train=--a-b", "--rate", "-0.5", "-n", "+3"}));
+  EXPECT_EQ(p.epochs, 3);
   EXPECT_EQ(p.train, "--a-b");
   EXPECT_EQ(p.rate, -0.5);
 }
@@ -143,7 +144,15 @@ TEST(Parser, an_unknown_name_in_the_file_is_named_with_the_file) {
 TEST(Parser, errors_say_what_was_given_and_what_is_meant) {
   EXPECT_THAT(Program().error({"--train", "x", "--num_epoch", "3"}),
               HasSubstr("did you mean --num_epochs?"));
-  EXPECT_THAT(Program().error({"--train", "x", "-n", "many"}), HasSubstr("many"));
+  for (const char* none : {"many", "3.5", "", "9223372036854775808", "1 "}) {
+    EXPECT_EQ(Program().error({"--train", "x", "-n", none}),
+              "--num_epochs is '" + std::string(none) +
+                  "', but must be a whole number of at most 64 bits");
+  }
+  for (const char* none : {"quick", "nan", "inf", "1e999", "0,5"}) {
+    EXPECT_EQ(Program().error({"--train", "x", "--rate", none}),
+              "--rate is '" + std::string(none) + "', but must be a finite number");
+  }
   EXPECT_THAT(Program().error({"--train", "x", "--kind", "c"}),
               HasSubstr("must be one of a and b"));
   EXPECT_THAT(Program().error({"--kind", "b"}), HasSubstr("--train is missing"));

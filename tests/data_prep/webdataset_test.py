@@ -85,6 +85,7 @@ class WebDataset(unittest.TestCase):
         self.assertEqual(done.returncode, 2)
         self.assertIn("tiles-000001.tar", done.stdout)
         self.assertNotIn("tiles-000000.tar", done.stdout)
+        self.assertIn("shards is not as packed", done.stderr)
         os.truncate(shard, 6000)
         done = subprocess.run([f"{BIN}/quadrat-pack", "--verify", self.shards], capture_output=True, text=True)
         self.assertEqual(done.returncode, 2)

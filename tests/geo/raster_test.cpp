@@ -1,9 +1,13 @@
 #include "quadrat/geo/raster.h"
 
+#include <gdal_priv.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
+#include <filesystem>
+#include <memory>
 
 #include "files.h"
 #include "geo/gdal.h"
@@ -130,6 +134,47 @@ TEST(Raster, measures_metres_on_the_ground_and_not_on_the_map) {
   EXPECT_FALSE(opened("EPSG:5070", {-100, 48.9}).is_resampled());
   EXPECT_FALSE(opened("EPSG:26919", {-72.9, 42}).is_resampled()) << "beyond its zone";
   EXPECT_FALSE(opened("EPSG:32734", {18, -33}).is_resampled());
+}
+
+TEST(Raster, clamps_nodata_and_pixels_to_int32_alike) {
+  const TemporaryFolder folder;
+  const std::string path = (folder.path() / "wide.tif").native();
+  {
+    GDALAllRegister();
+    std::unique_ptr<GDALDataset> file(GetGDALDriverManager()->GetDriverByName("GTiff")->Create(
+        path.c_str(), 2, 1, 1, GDT_Float32, nullptr));
+    std::array<double, 6> place{300000, 30, 0, 4500000, 0, -30};
+    file->SetGeoTransform(place.data());
+    OGRSpatialReference crs;
+    crs.importFromEPSG(26918);
+    file->SetSpatialRef(&crs);
+    file->GetRasterBand(1)->SetNoDataValue(-3.4028234663852886e38);
+    std::array<float, 2> values{-3.4028234663852886e38F, 41};
+    ASSERT_EQ(file->GetRasterBand(1)->RasterIO(GF_Write, 0, 0, 2, 1, values.data(), 2, 1,
+                                               GDT_Float32, 0, 0, nullptr),
+              CE_None);
+  }
+  Raster raster(path);
+  std::vector<std::int32_t> values(2);
+  raster.read_band(1, {0, 0, 2, 1}, values);
+  EXPECT_EQ(values[0], raster.nodata(1, 7));
+  EXPECT_EQ(values[1], 41);
+}
+
+TEST(Raster, that_cannot_be_written_leaves_nothing) {
+  const TemporaryFolder folder;
+  RasterLayout layout;
+  layout.width_px = layout.height_px = 4;
+  layout.crs = "EPSG:26918";
+  layout.pixel_to_map = {{300000, 1, 0, 4500000, 0, -1}};
+  {
+    const RasterWriter begun(folder.path() / "begun.tif", layout);
+    EXPECT_FALSE(std::filesystem::is_empty(folder.path()));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+  layout.crs = "no such system";
+  EXPECT_THROW(RasterWriter(folder.path() / "begun.tif", layout), Error);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
 TEST(Raster, turns_declared_nodata_black) {

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import common
 from common import TILES, InFolder, run
@@ -188,8 +188,20 @@ class Interruptions(InFolder):
         self.assertEqual(status, 75)
         with h5py.File("runs/asked/run.h5") as f:
             self.assertEqual(text(f.attrs["status"]), "interrupted")
+        # A checkpoint with probabilities of other tiles than it was validated on.
+        checkpoint = "runs/asked/checkpoint.safetensors"
+        with safe_open(checkpoint, "pt") as f:
+            metadata = f.metadata()
+        tensors = load_file(checkpoint)
+        shutil.copy(checkpoint, "kept")
+        save_file({**tensors, "kept.probabilities": tensors["kept.probabilities"][:5].clone()}, checkpoint, metadata)
+        self.fails(2, "with 5 probabilities", program=PROGRAM, arguments=[*self.ARGUMENTS, "-o", "asked"], ranks=2)
+        os.rename("kept", checkpoint)
         run(PROGRAM, *self.ARGUMENTS, "-o", "asked", ranks=2)
         self.equal_runs("whole", "asked")
+        os.remove("runs/asked/model.safetensors")
+        self.fails(2, "its record says complete, but 'model.safetensors' is gone", program=PROGRAM,
+                   arguments=[*self.ARGUMENTS, "-o", "asked"], ranks=2)
 
     def test_short_epochs_are_not_all_written_down_and_a_kill_costs_none_of_them(self):
         # 0.7 GB of model and checkpoint after epochs of some 0.2 s: the first time after 7 s.
@@ -255,7 +267,10 @@ class BadInput(InFolder):
         self.bad(1, "a/b", "letters", remove=["-o"], change=["-o", "a/b"])
         self.bad(1, "--batch_size is 30", "--shards (16)", change=["--batch_size", "30"])
         self.bad(1, "--sample_frac is 0", change=["-f", "0"])
-        self.bad(1, "many", change=["--seed", "many"])
+        self.bad(1, "--seed is 'many', but must be a whole number", change=["--seed", "many"])
+        for rate in "nan", "inf", "-1":
+            self.bad(1, "--learning_rate is", change=["--learning_rate", rate])
+        self.bad(2, "'nowhere': it is no folder on host", change=["--scratch", "nowhere"])
 
     def test_more_ranks_than_shards(self):
         self.fails(1, "2 ranks for 1 shards", program=PROGRAM,

@@ -33,6 +33,10 @@ def main():
                     assert link[1:] in ids, link
             if element.tag == "img":
                 assert element.get("alt") is not None
+        # 30 tiles of 224 m across: of the round lengths up to a quarter of that, a kilometre.
+        ruler = next(e for e in page.iter() if e.get("id") == "ruler")
+        assert ruler.get("data-metres") == "6720" and ruler.get("style") == "width:14.88%", ruler.attrib
+        assert "</i><span>1 km</span>" in text
         assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
 
 

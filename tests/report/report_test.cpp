@@ -167,6 +167,31 @@ TEST(Grid, two_images_each_with_its_own_offset) {
   EXPECT_EQ(grid.cell_of.size(), first.corners.size());
 }
 
+TEST(Grid, refuses_a_tile_that_its_sample_missed_and_that_has_no_place_beside_the_others) {
+  // Of 1,600 tiles every third is looked at first.
+  std::vector<TileCorners> corners;
+  for (int i = 0; i < 1600; ++i) {
+    const double lat = 40 + 0.002 * (i / 40), lon = 117 + 0.0026 * (i % 40);
+    corners.push_back({lat, lon, lat + 0.002, lon + 0.0026});
+  }
+  EXPECT_NO_THROW(find_grid(corners));
+  const TileCorners usual = corners[1000];
+  for (const double lon : {27.0, 28.5, 204.0 - 360}) {
+    corners[1000] = {0, lon, 0.002, lon + 0.0026};
+    try {
+      find_grid(corners);
+      ADD_FAILURE() << lon;
+    } catch (const InputError& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("tile")) << lon;
+    }
+  }
+  corners[1000] = usual;
+  for (std::size_t i = 0; i < corners.size(); ++i) {
+    if (i % 3 != 0) corners[i] = {40, 117, 40, 117};
+  }
+  EXPECT_THROW(find_grid(corners), InputError);
+}
+
 TEST(Grid, refuses_what_is_no_place) {
   const auto grid_of = [](const TileCorners& corners) { find_grid({corners, corners}); };
   EXPECT_THROW(find_grid({}), InputError);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdint>
 
 namespace quadrat::score {
@@ -15,6 +16,16 @@ TEST(CopyMiddle, takes_the_pixels_around_the_centre) {
   // Rows 2 and 3, columns 2 and 3.
   const std::vector<std::uint8_t> wanted{42, 43, 44, 45, 46, 47, 60, 61, 62, 63, 64, 65};
   EXPECT_EQ(middle, wanted);
+}
+
+TEST(QuickLook, of_a_file_is_possible_within_the_tile_only) {
+  EXPECT_TRUE(is_possible({}, 224));
+  EXPECT_TRUE(is_possible({160, 0.9F}, 224));
+  EXPECT_TRUE(is_possible({224, 0.9F}, 224));
+  EXPECT_FALSE(is_possible({225, 0.9F}, 224));
+  EXPECT_FALSE(is_possible({4294967295U, 0.9F}, 224));
+  EXPECT_FALSE(is_possible({1, 0.9F}, 224));
+  EXPECT_FALSE(is_possible({160, std::nanf("")}, 224));
 }
 
 TEST(LowestThreshold, settles_all_that_the_look_has_right) {

@@ -96,6 +96,21 @@ elif grep -qw avx512f /proc/cpuinfo; then
   expect 2 "--precision was" score --tiles many -o model --name reference --precision bf16
 fi
 expect 2 "other tiles" score --tiles many -o model --name reference --sample_frac 0.5
+
+# What of a complete scoring is gone comes back from its record.
+mv scores/reference/predictions.csv predictions.csv
+expect 0 "was gone and is written again" score --tiles many -o model --name reference
+cmp predictions.csv scores/reference/predictions.csv || fail "predictions.csv came back otherwise"
+
+# A folder whose tiles have changed is told so, and may be scored anew.
+mkdir few
+cp "$tiles"/forest/*.png few
+count=$(find few -name '*.png' | wc -l)
+score --tiles few -o model >out 2>err --name few || fail "few: $(cat err)"
+rm few/forest_40.png
+expect 2 "the tiles in 'few' are others now, $((count - 1)) of them" score --tiles few -o model --name few
+score --tiles few -o model --name few --resume never >out 2>err || fail "anew: $(cat err)"
+grep -q "$((count - 1)) tiles scored" out || fail "anew: $(cat out)"
 expect 2 "another model" score --tiles many -o other --name reference
 same reference three || fail "a refused command changed the results"
 
@@ -189,6 +204,10 @@ same whole cascade >/dev/null && fail "no tile was settled by the look: the comp
 score --tiles "$tiles" -o trained --name cascade1 --precision fp32 --cascade --cascade_points 5 >out 2>err || fail "$(cat err)"
 grep -q "measuring" err && fail "the cascade was measured a second time"
 same cascade cascade1 || fail "a cascade on one rank differs from two"
+# A look that is larger than the tile was found by nobody.
+sed -i 's/"side_px": [0-9]*/"side_px": 512/' runs/trained/score_trial.json
+expect 0 "measuring what a quick look costs" \
+  score --tiles "$tiles" -o trained --name cascade_anew --precision fp32 --cascade --cascade_points 5
 score --tiles "$tiles" -o trained --name none --precision fp32 --cascade --cascade_points 0 >out 2>err || fail "$(cat err)"
 awk -v a="$(error_of)" -v b="$whole" 'BEGIN { exit !(a <= b) }' || fail "a cascade of 0 points costs: $(error_of), whole $whole"
 expect 2 "--cascade was used with --cascade_points 5" score --tiles "$tiles" -o trained --name cascade --precision fp32

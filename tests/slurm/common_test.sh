@@ -69,11 +69,11 @@ exits 0 job SLURM_NTASKS=3 SLURM_TASKS_PER_NODE='1(x3)' SLURM_JOB_CPUS_PER_NODE=
 calls '-n 3'
 # As many as a training takes, each with as many of a node's cores.
 dealt() { holds "$(sed -n 's/.*slots=//p' "$CALLS" | tr '\n' ' ')" = "$1 "; }
-for script in finetune fit; do
-  exits 0 job SLURM_JOB_CPUS_PER_NODE='12(x4)' -- "$script" --train t
-  calls '-n 16'
-  dealt '4 4 4 4'
-done
+exits 0 job SLURM_JOB_CPUS_PER_NODE='12(x4)' -- finetune --train t
+calls '-n 16'
+dealt '4 4 4 4'
+exits 0 job SLURM_JOB_CPUS_PER_NODE='12(x4)' -- fit --train t
+calls '-n 48'
 exits 0 job SLURM_JOB_CPUS_PER_NODE='48(x2)' -- finetune --train t
 dealt '8 8'
 exits 0 job SLURM_JOB_CPUS_PER_NODE='32,64' -- finetune --train t
@@ -167,6 +167,13 @@ holds "$(grep -c 'requeue 5_3' "$CALLS")" = 2
 ends_with "trap 'exit 0' USR1; kill -USR1 \$PPID; while :; do sleep 0.1; done"
 exits 0 job "$cpus" -- score
 holds -z "$(grep requeue "$CALLS")"
+# It ended by itself at the very moment that the signal came: bash has taken its status before the wait was over.
+cat >"$scratch/wait_late" <<'EOT'
+wait() { builtin wait "$@"; local status=$?; if [ -z "${late:-}" ]; then late=1; return 138; fi; return "$status"; }
+EOT
+ends_with 'exit 0'
+exits 0 job "$cpus" BASH_ENV="$scratch/wait_late" -- score
+starts 1
 # Told to go: queued again where it is only a warning; left alone where the job is cancelled.
 ends_with "trap 'exit 75' USR1; kill -TERM \$PPID; while :; do sleep 0.1; done"
 exits 75 job "$cpus" -- score

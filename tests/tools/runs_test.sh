@@ -42,6 +42,13 @@ grep -q '^foreign: unreadable' compare.txt || fail "compare: the foreign record 
 [ "$("$runs" export made --csv | wc -l)" = 11 ] || fail "export"
 "$runs" --help | grep -q 'compare' || fail "--help"
 
+# A result that does not arrive is no success.
+for command in "$runs list" "$runs export made" "$runs --help" "$report --run made --output full"; do
+  status=0
+  $command > /dev/full 2> err.txt || status=$?
+  [ "$status" = 2 ] || fail "$command > /dev/full: exit $status: $(cat err.txt)"
+  grep -q "cannot write 'standard output': No space left" err.txt || fail "$command > /dev/full: $(cat err.txt)"
+done
 says 1 "did you mean list" "$runs" lsit
 says 1 "say what to do" "$runs"
 says 1 "wants the name of one run" "$runs" show

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <functional>
 
 #include "quadrat/base/error.h"
 #include "quadrat/train/checkpoint.h"
@@ -11,6 +12,7 @@
 #include "quadrat/train/optimizer.h"
 #include "quadrat/train/options.h"
 #include "quadrat/train/schedule.h"
+#include "quadrat/weights/weights_file.h"
 
 namespace quadrat {
 namespace {
@@ -207,6 +209,30 @@ TEST(Checkpoint, brings_back_everything_bit_for_bit) {
   }
   const auto a = optimizer.state(), b = other_optimizer.state();
   for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(torch::equal(a[i], b[i]));
+
+  // A foreign one may say anything.
+  const auto written_as = [&](const std::function<void(RunPosition&)>& change) {
+    RunPosition changed = position;
+    change(changed);
+    write_checkpoint(path, *network, optimizer, changed);
+    parse_checkpoint(read_file(path), path, *other, other_optimizer);
+  };
+  EXPECT_NO_THROW(written_as([](RunPosition&) {}));
+  EXPECT_THROW(written_as([](RunPosition& p) { p.step = -1; }), InputError);
+  EXPECT_THROW(written_as([](RunPosition& p) { p.epoch = 2; }), InputError);
+  EXPECT_THROW(written_as([](RunPosition& p) { p.kept_epoch = 3; }), InputError);
+  EXPECT_THROW(written_as([](RunPosition& p) { p.kept_epoch = 0; }), InputError);
+  EXPECT_THROW(written_as([](RunPosition& p) { p.epochs.clear(); }), InputError);
+  write_checkpoint(path, *network, optimizer, position);
+  WeightsFile foreign = read_weights(path);
+  for (StoredTensor& tensor : foreign.tensors) {
+    if (tensor.name != "kept.probabilities") continue;
+    tensor.dtype = DType::kU8;
+    tensor.shape = {5};
+    tensor.data.resize(5);
+  }
+  write_safetensors(path, foreign);
+  EXPECT_THROW(parse_checkpoint(read_file(path), path, *other, other_optimizer), InputError);
 
   Optimizer sgd(other->trained_parameters(), {});
   const auto refused = [&](Bytes file) {

@@ -43,6 +43,18 @@ void write_file(const Path& path, std::string_view content);
 void write_file(const Path& path, std::span<const std::byte> content);
 void write_file(const Path& path, const std::vector<std::span<const std::byte>>& pieces);
 
+/// Writes all of `bytes`, however often the system takes a part only.
+/// @param action what a failure says was to be done, e.g. "write tile"
+/// @param path named by it
+/// @throws IoError
+void write_all(int descriptor, std::span<const std::byte> bytes, std::string_view action,
+               const Path& path);
+
+/// What was written to the file or folder goes to its disk.
+/// @param path named by a failure
+/// @throws IoError
+void flush(int descriptor, const Path& path);
+
 /// The names in a folder go to its disk: that of a file is not there with the file's own fsync.
 /// @throws IoError
 void flush_folder(const Path& folder);

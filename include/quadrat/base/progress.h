@@ -1,9 +1,10 @@
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
+
+#include "quadrat/base/clock.h"
 
 namespace quadrat {
 
@@ -30,8 +31,6 @@ class Progress {
   void finish();
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   std::string what_;
   std::string unit_;
   std::uint64_t total_;

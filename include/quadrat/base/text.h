@@ -1,11 +1,28 @@
 #pragma once
 
+#include <charconv>
+#include <concepts>
 #include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace quadrat {
+
+/// The number that the whole text is, in any locale, without blanks and '+'.
+/// @param base of integers
+/// @return false where it is none, or one that T does not hold; `value` is then of no use
+template <typename T>
+bool parse_number(std::string_view text, T& value, int base = 10) {
+  const char* end = text.data() + text.size();
+  std::from_chars_result result{};
+  if constexpr (std::integral<T>) {
+    result = std::from_chars(text.data(), end, value, base);
+  } else {
+    result = std::from_chars(text.data(), end, value);
+  }
+  return result.ec == std::errc{} && result.ptr == end;
+}
 
 /// "2026-11-21T09:30:00Z", now.
 std::string utc_now();

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "quadrat/base/error.h"
 #include "quadrat/base/files.h"
 #include "quadrat/base/settings.h"
 
@@ -75,6 +76,9 @@ class Parser {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+/// For a program whose first word says what it does. @param known what it may be
+UsageError unknown_command(const std::string& word, const std::vector<std::string>& known);
 
 /// What a program's main does: parses, runs `body`, prints what it throws as one line, and returns
 /// the exit status (see base/error.h). Usage errors and --help never start MPI. An error that only

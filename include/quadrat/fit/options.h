@@ -38,8 +38,4 @@ struct FitOptions {
   void validate();
 };
 
-/// Options that may differ when a run is started again: they say where and how it runs, not what it
-/// computes.
-bool may_change_on_resume(const std::string& option);
-
 }  // namespace quadrat::fit

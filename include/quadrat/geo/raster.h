@@ -89,10 +89,12 @@ class Raster {
   /// @throws InputError naming the file and the rows where it cannot be read: cut short, damaged
   void read_rgb(const Window& window, std::span<std::uint8_t> rgb);
 
-  /// One band (from 1), of any type that holds whole numbers. @param values [height, width]
+  /// One band (from 1), of any type that holds whole numbers. @param values [height, width]; what
+  /// int32 does not hold is clamped
+  /// @throws as read_rgb
   void read_band(int band, const Window& window, std::span<std::int32_t> values);
 
-  /// The band's nodata value, or `otherwise`.
+  /// The band's nodata value, clamped as read_band does, or `otherwise`.
   std::int32_t nodata(int band, std::int32_t otherwise) const;
 
  private:
@@ -124,9 +126,10 @@ class RasterWriter {
   RasterWriter(const RasterWriter&) = delete;
   RasterWriter& operator=(const RasterWriter&) = delete;
 
-  /// The next `rows` rows. @param pixels [rows, width, bands]
+  /// The next `rows` rows. @param pixels [rows, width, bands] @throws IoError
   void write_rows(std::int64_t rows, std::span<const std::uint8_t> pixels);
 
+  /// After the last row. @throws IoError
   void close();
 
  private:

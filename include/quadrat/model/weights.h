@@ -32,7 +32,8 @@ inline constexpr std::string_view kRandomForest = "random_forest";
 /// @throws InputError naming the file: weights of another network, a missing or misshapen tensor
 bool load_weights(Network& network, const WeightsFile& weights, const Path& path);
 
-/// The network's parameters and buffers, as float32, under torchvision's names.
+/// The network's parameters and buffers under torchvision's names: float32, and int64 for batch
+/// norm's num_batches_tracked.
 /// @param under only those whose names begin so
 WeightsFile to_weights_file(const Network& network, const ModelCard& card,
                             std::string_view under = {});
@@ -40,7 +41,9 @@ WeightsFile to_weights_file(const Network& network, const ModelCard& card,
 /// @throws InputError where the metadata is not what to_weights_file writes
 ModelCard read_model_card(const WeightsFile& weights, const Path& path);
 
+/// A copy of the tensor, from whatever device it is on, in its own shape and type.
 StoredTensor to_stored(const std::string& name, const torch::Tensor& tensor);
+/// A copy on the CPU, in the stored shape and type; `data` must have as many bytes as they need.
 torch::Tensor to_tensor(const StoredTensor& stored);
 
 /// Likewise, in the memory that `stored` had, which is left without data.

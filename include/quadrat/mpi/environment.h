@@ -10,8 +10,8 @@ namespace quadrat::mpi {
 class Environment {
  public:
   Environment();
-  /// Finalizes, unless an exception is on its way that other ranks do not share: they would wait
-  /// for ever.
+  /// Finalizes, unless an exception is on its way: where other ranks do not share it they would be
+  /// waited for for ever, and cli::run knows.
   ~Environment();
   Environment(const Environment&) = delete;
   Environment& operator=(const Environment&) = delete;
@@ -24,8 +24,8 @@ bool is_running() noexcept;
 /// where there is none.
 int launched_rank() noexcept;
 
-/// The MPI standard's version that the library implements: "3.1".
-std::string standard();
+/// "Open MPI v4.1.4": the library and its version, as it calls itself.
+std::string library();
 
 /// Ends every rank of the job with this status. Does not return.
 [[noreturn]] void abort(int status) noexcept;

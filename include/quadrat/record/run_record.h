@@ -36,6 +36,9 @@ struct Predictions {
 /// Sets `predicted` from `probabilities`: of equally probable classes the first.
 void choose_most_probable(Predictions& predictions, std::size_t classes);
 
+/// "1.10.8": of the library that records are written with.
+std::string hdf5_version();
+
 /// Whether an option says where and how a run computed, not what: it may differ when the run is
 /// gone on with, and does not tell one training from another.
 bool is_how_it_ran(std::string_view option);

@@ -20,8 +20,8 @@ class TileReader {
 
   /// The PNG of catalog.tiles[index] into `buffer`, which is reused between calls. Where a disk or
   /// a file server fails, three more times within 2.6 s, each with the file opened anew.
-  /// @throws IoError, InputError naming the tile; for a shard cut short or changed since it was
-  /// indexed, the shard too
+  /// @throws InputError naming the tile, and the shard that is cut short or was changed since it
+  /// was indexed; IoError naming the file that cannot be read, which may be the shard
   void read(std::size_t index, Bytes& buffer);
 
  private:

@@ -39,8 +39,8 @@ class ShardPlan {
   /// All tiles of these shards, in ascending order: what a rank reads.
   std::vector<std::uint32_t> tiles_of(Range range) const;
 
-  /// The order in which an epoch visits these shards' tiles; at(step) are indices into the labels
-  /// given.
+  /// The order in which an epoch visits these shards' tiles; batch(step) are indices into the
+  /// labels given.
   class Epoch {
    public:
     /// The tiles of batch `step` that come from these shards, shard by shard.

@@ -30,6 +30,7 @@ class ShardWriter {
   /// @throws InputError for a key that cannot be one, IoError
   ShardEntry add(const std::string& key, std::int32_t class_index, std::span<const std::byte> png);
 
+  /// The last step. @throws IoError
   void close();
 
  private:

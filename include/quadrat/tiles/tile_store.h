@@ -33,8 +33,8 @@ class TileStore {
   TileStore& operator=(const TileStore&) = delete;
 
   /// [side, side, 3]; valid until the next call. Decodes on first use.
-  /// @throws InputError naming the tile: unreadable, not a PNG, another size; IoError of the
-  /// scratch file
+  /// @throws as TileReader::read; InputError naming the tile: not a PNG, another size; IoError of
+  /// the scratch file
   const std::uint8_t* pixels(std::uint32_t tile);
 
   /// Copies the pixels of these tiles, one after the other, decoding those that are not kept yet on

@@ -40,7 +40,7 @@ struct WeightsFile {
 /// one, holding a state dict (dict or OrderedDict of tensors). The pickle inside a .pth is read by
 /// an interpreter that knows only what a state dict needs, so it can never run code.
 /// @throws InputError naming the file and what is wrong with it: cut short, another format, a
-/// refused opcode
+/// refused opcode; IoError where it cannot be read
 WeightsFile read_weights(const Path& path);
 
 /// As read_weights, from memory: what the fuzzers drive. The message does not name a file.

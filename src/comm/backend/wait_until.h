@@ -3,6 +3,8 @@
 #include <chrono>
 #include <thread>
 
+#include "quadrat/base/clock.h"
+
 namespace quadrat::comm {
 
 /// Waits by asking, so that a failure ends the waiting: a host that waits inside CUDA for a sum
@@ -10,7 +12,6 @@ namespace quadrat::comm {
 /// @param is_done never waits @param check throws where it will never be done
 template <typename IsDone, typename Check>
 void wait_until(IsDone is_done, Check check) {
-  using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kEager{2};
   constexpr std::chrono::microseconds kPause{50};
   const auto begin = Clock::now();

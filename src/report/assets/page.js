@@ -88,11 +88,21 @@
   });
 
   var zoom = 1;
+  var ruler = document.getElementById('ruler');
+  function measure() {
+    var metres = +ruler.dataset.metres / zoom;
+    var most = metres / 4;
+    var length = Math.pow(10, Math.floor(Math.log10(most)));
+    length *= most >= 5 * length ? 5 : most >= 2 * length ? 2 : 1;
+    ruler.style.width = 100 * length / metres + '%';
+    ruler.nextElementSibling.textContent = length >= 1000 ? length / 1000 + ' km' : length + ' m';
+  }
   function setZoom(to) {
     zoom = Math.min(Math.max(to, 1), 16);
     var u = (stage.scrollLeft + stage.clientWidth / 2) / sheet.clientWidth;
     var v = (stage.scrollTop + stage.clientHeight / 2) / sheet.clientHeight;
     sheet.style.setProperty('--zoom', zoom);
+    measure();
     stage.scrollLeft = u * sheet.clientWidth - stage.clientWidth / 2;
     stage.scrollTop = v * sheet.clientHeight - stage.clientHeight / 2;
   }

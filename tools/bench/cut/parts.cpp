@@ -10,6 +10,7 @@
 #include <fstream>
 #include <vector>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/geo/cut.h"
 #include "quadrat/geo/raster.h"
@@ -19,7 +20,6 @@ namespace {
 
 using namespace quadrat;
 using geo::kTilePx;
-using Clock = std::chrono::steady_clock;
 
 double ms_since(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();

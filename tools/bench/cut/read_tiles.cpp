@@ -5,10 +5,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <limits>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/tiles/catalog.h"
 #include "quadrat/tiles/reader.h"
@@ -16,11 +16,6 @@
 namespace {
 
 using namespace quadrat;
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
 
 void measure(const Path& folder, std::size_t most) {
   auto begin = Clock::now();

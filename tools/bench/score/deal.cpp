@@ -11,7 +11,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <queue>
@@ -19,14 +18,13 @@
 #include <utility>
 #include <vector>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/mpi/communicator.h"
 #include "quadrat/mpi/environment.h"
 #include "quadrat/mpi/unit_dealer.h"
 #include "quadrat/score/units.h"
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr int kAhead = 2;
 
@@ -38,7 +36,7 @@ double measure_counter(const quadrat::mpi::Communicator& ranks) {
   const auto start = Clock::now();
   std::size_t mine = 0;
   while (dealer.next()) ++mine;
-  const double seconds = ranks.max(std::chrono::duration<double>(Clock::now() - start).count());
+  const double seconds = ranks.max(seconds_since(start));
   dealer.wait_for_all([] {});
   return seconds / kCalls;
 }

@@ -8,13 +8,13 @@
 #include <torch/torch.h>
 
 #include <array>
-#include <chrono>
 #include <cstdio>
 #include <random>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/mpi/communicator.h"
 #include "quadrat/mpi/environment.h"
@@ -22,14 +22,9 @@
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using quadrat::score::Calibration;
 using quadrat::score::Plan;
 using quadrat::score::Precision;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Calls `work` for so long. @return calls a second
 template <typename Work>

@@ -6,15 +6,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <vector>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/mpi/communicator.h"
 #include "quadrat/mpi/environment.h"
 
 int main() {
-  using Clock = std::chrono::steady_clock;
   constexpr std::size_t kTimes = 15;
   const quadrat::mpi::Environment environment;
   const auto ranks = quadrat::mpi::Communicator::world();
@@ -26,7 +25,7 @@ int main() {
       ranks.barrier();
       const auto start = Clock::now();
       all_reduce->start(values)->wait();
-      seconds.push_back(ranks.max(std::chrono::duration<double>(Clock::now() - start).count()));
+      seconds.push_back(ranks.max(seconds_since(start)));
     }
     std::nth_element(seconds.begin(), seconds.begin() + kTimes / 2, seconds.end());
     if (ranks.is_root()) fmt::print("{} {:.6f}\n", bytes, seconds[kTimes / 2]);

@@ -13,11 +13,11 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <chrono>
 #include <functional>
 #include <limits>
 #include <string>
 
+#include "quadrat/base/clock.h"
 #include "quadrat/score/plan.h"
 
 namespace {
@@ -47,9 +47,9 @@ struct Times {
 };
 
 double seconds_of(const std::function<void()>& work) {
-  const auto before = std::chrono::steady_clock::now();
+  const auto before = Clock::now();
   work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
+  return seconds_since(before);
 }
 
 void measure(const Convolve& convolve, const torch::Tensor& input, const torch::Tensor& weight,

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <chrono>
+
+namespace quadrat {
+
+/// What durations are measured by: it never goes back.
+using Clock = std::chrono::steady_clock;
+
+inline double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+}  // namespace quadrat
