@@ -118,10 +118,10 @@ int main(int argc, char** argv) {
 
   return cli::run(parser, argc, argv, [&] {
     validate(options);
+    catch_stop_signals();
     const mpi::Environment mpi;
     const auto ranks = mpi::Communicator::world();
     log::set_origin(parser.program(), ranks.size() > 1 ? ranks.rank() : -1);
-    catch_stop_signals();
     const geo::CutSummary summary = geo::cut_tiles(options, ranks);
     if (summary.interrupted) {
       if (ranks.is_root())

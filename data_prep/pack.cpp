@@ -349,10 +349,10 @@ int main(int argc, char** argv) {
       throw UsageError(
           fmt::format("--tiles_per_shard is {}, but must be at least 1", options.tiles_per_shard));
     }
+    catch_stop_signals();
     const mpi::Environment mpi;
     const auto ranks = mpi::Communicator::world();
     log::set_origin(parser.program(), ranks.size() > 1 ? ranks.rank() : -1);
-    catch_stop_signals();
     return options.verify.empty() ? pack(options, ranks) : verify(options.verify, ranks);
   });
 }

@@ -1,8 +1,13 @@
 #include "quadrat/base/signals.h"
 
+#include <pthread.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <csignal>
 #include <initializer_list>
+#include <mutex>
+#include <thread>
 
 namespace quadrat {
 
@@ -22,11 +27,27 @@ extern "C" void on_stop_signal(int signal) {
 }  // namespace
 
 void catch_stop_signals() {
-  struct sigaction action {};
-  action.sa_handler = on_stop_signal;
-  action.sa_flags = SA_RESTART;
-  sigemptyset(&action.sa_mask);
-  for (const int signal : {SIGUSR1, SIGTERM, SIGINT}) sigaction(signal, &action, nullptr);
+  static std::once_flag once;
+  std::call_once(once, [] {
+    struct sigaction action {};
+    action.sa_handler = on_stop_signal;
+    action.sa_flags = SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    sigset_t ours;
+    sigemptyset(&ours);
+    for (const int signal : {SIGUSR1, SIGTERM, SIGINT}) {
+      sigaction(signal, &action, nullptr);
+      sigaddset(&ours, signal);
+    }
+    // One thread takes them, and it computes nothing. oneDNN's matrix products for AVX2 keep the
+    // stack pointer in a heap buffer: what the kernel puts on the stack of a thread that a signal
+    // reaches there overwrites what lies before that buffer.
+    pthread_sigmask(SIG_BLOCK, &ours, nullptr);
+    std::thread([ours] {
+      pthread_sigmask(SIG_UNBLOCK, &ours, nullptr);
+      while (true) ::pause();
+    }).detach();
+  });
 }
 
 int stop_signal() noexcept { return received.load(std::memory_order_relaxed); }

@@ -16,8 +16,10 @@
 #include <fstream>
 #include <limits>
 #include <set>
+#include <thread>
 
 #include "quadrat/base/bf16.h"
+#include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"
 #include "quadrat/base/files.h"
 #include "quadrat/base/folder_lock.h"
@@ -327,12 +329,24 @@ TEST(Progress, durations_read_naturally) {
   EXPECT_EQ(format_duration(3600 + 5 * 60), "1 h 05 min");
 }
 
-TEST(Signals, stop_signals_set_a_flag) {
+TEST(Signals, set_a_flag_and_interrupt_no_thread_that_works) {
   catch_stop_signals();
   ASSERT_EQ(stop_signal(), 0);
-  std::raise(SIGUSR1);
+  ::kill(::getpid(), SIGUSR1);
+  const auto begin = Clock::now();
+  while (stop_signal() == 0 && seconds_since(begin) < 10) std::this_thread::yield();
   EXPECT_EQ(stop_signal(), SIGUSR1);
   set_stop_signal(0);
+  const auto blocked = [] {
+    sigset_t mask;
+    pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+    return sigismember(&mask, SIGUSR1) == 1 && sigismember(&mask, SIGTERM) == 1 &&
+           sigismember(&mask, SIGINT) == 1;
+  };
+  EXPECT_TRUE(blocked());
+  bool is_blocked_in_other = false;
+  std::thread([&] { is_blocked_in_other = blocked(); }).join();
+  EXPECT_TRUE(is_blocked_in_other);
 }
 
 }  // namespace

@@ -234,6 +234,18 @@ class Interruptions(InFolder):
             time.sleep(0.01)
         # As long as the second asks, the first must not come to its end.
         subprocess.run(["pkill", "-STOP", "-s", str(first.pid)], check=True)
+        # Of a rank's threads one takes SIGINT, SIGUSR1 and SIGTERM, and it computes nothing: see src/base/signals.cpp.
+        with open(f"/proc/{first.pid}/task/{first.pid}/children") as f:
+            ranks = f.read().split()
+        self.assertEqual(len(ranks), 2)
+        for rank in ranks:
+            blocked = {}
+            for task in os.listdir(f"/proc/{rank}/task"):
+                with open(f"/proc/{rank}/task/{task}/status") as f:
+                    mask = next(line for line in f if line.startswith("SigBlk:")).split()[1]
+                blocked[task] = int(mask, 16) & 0x4202
+            self.assertEqual(blocked[rank], 0x4202)
+            self.assertEqual([mask for mask in blocked.values() if mask != 0x4202], [0], blocked)
         self.fails(2, "runs/first", "in use by process", program=PROGRAM, arguments=[*self.ARGUMENTS, "-o", "first"])
         subprocess.run(["pkill", "-CONT", "-s", str(first.pid)], check=True)
         self.assertEqual(first.wait(), 0)

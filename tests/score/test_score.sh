@@ -285,6 +285,16 @@ done
 ranks=$(cat "/proc/$launcher/task/$launcher/children")
 # shellcheck disable=SC2086  # several
 kill -STOP $ranks
+# Of a rank's threads one takes SIGINT, SIGUSR1 and SIGTERM, and it computes nothing: see src/base/signals.cpp.
+for rank in $ranks; do
+  taking=0
+  for task in "/proc/$rank/task"/*/status; do
+    blocked=$(sed -n 's/^SigBlk:\t//p' "$task")
+    ((0x${blocked} & 0x4202)) || taking=$((taking + 1))
+  done
+  [ "$taking" -eq 1 ] || fail "$taking threads of rank $rank take stop signals"
+  ((0x$(sed -n 's/^SigBlk:\t//p' "/proc/$rank/task/$rank/status") & 0x4202)) || fail "the main thread takes stop signals"
+done
 expect 2 "it is in use by process " score --tiles many -o model --name stopped
 # shellcheck disable=SC2086
 kill -CONT $ranks
