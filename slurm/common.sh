@@ -202,14 +202,18 @@ run() {
   done
 }
 
-# A training has at most as many ranks as virtual shards.
+# set_max_ranks PROGRAM OPTIONS...: a training has at most as many ranks as virtual shards; of a random forest each rank holds
+# all features, a gigabyte for 65,000 tiles of AlexNet.
 set_max_ranks() {
-  max_ranks=16
+  local forest=
+  if [ "$1" = quadrat-finetune ]; then max_ranks=16; fi
   while (($#)); do
     case $1 in
       --shards) max_ranks=${2:-16} ;;
       --shards=*) max_ranks=${1#*=} ;;
+      random_forest | randomforest | --*=random_forest | --*=randomforest) forest=1 ;;
     esac
     shift
   done
+  if [ -n "$forest" ]; then max_ranks=16; fi
 }

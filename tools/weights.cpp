@@ -1,8 +1,6 @@
 // quadrat-weights: what a weights file holds, and the same weights in the other format.
 #include <fmt/format.h>
 
-#include <cstdio>
-
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
 #include "quadrat/base/text.h"

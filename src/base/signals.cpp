@@ -7,7 +7,10 @@
 #include <csignal>
 #include <initializer_list>
 #include <mutex>
+#include <system_error>
 #include <thread>
+
+#include "quadrat/base/error.h"
 
 namespace quadrat {
 
@@ -43,10 +46,15 @@ void catch_stop_signals() {
     // stack pointer in a heap buffer: what the kernel puts on the stack of a thread that a signal
     // reaches there overwrites what lies before that buffer.
     pthread_sigmask(SIG_BLOCK, &ours, nullptr);
-    std::thread([ours] {
-      pthread_sigmask(SIG_UNBLOCK, &ours, nullptr);
-      while (true) ::pause();
-    }).detach();
+    try {
+      std::thread([ours] {
+        pthread_sigmask(SIG_UNBLOCK, &ours, nullptr);
+        while (true) ::pause();
+      }).detach();
+    } catch (const std::system_error& error) {
+      throw IoError("start a thread", "", error.code().message(),
+                    "raise the limit of processes, ulimit -u");
+    }
   });
 }
 

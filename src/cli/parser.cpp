@@ -145,6 +145,7 @@ struct Parser::State {
   std::vector<std::string>* words = nullptr;
   po::variables_map values;
   std::string config_filename;
+  std::set<std::string> from_file;  ///< options that the file gave
 
   po::options_description& current() {
     if (groups.empty()) {
@@ -164,13 +165,15 @@ struct Parser::State {
   template <typename T>
   void add_number(const std::string& names, T& target, const std::string& default_text,
                   const std::string& value_name, const std::string& help, const char* kind) {
-    const auto take = [&target, kind, name = long_name(names)](const std::string& text) {
-      const std::string_view digits = std::string_view(text).substr(text.starts_with('+') ? 1 : 0);
+    const auto take = [this, &target, kind, name = long_name(names)](const std::string& text) {
+      const bool has_plus = text.starts_with('+') && !text.starts_with("+-");
       T number{};
-      bool is_right = parse_number(digits, number);
+      bool is_right = parse_number(std::string_view(text).substr(has_plus ? 1 : 0), number);
       if constexpr (std::floating_point<T>) is_right = is_right && std::isfinite(number);
       if (!is_right)
-        throw UsageError(fmt::format("--{} is '{}', but must be {}", name, printable(text), kind));
+        throw UsageError(fmt::format(
+            "--{} is '{}'{}, but must be {}", name, printable(text),
+            from_file.contains(name) ? fmt::format(" (in '{}')", config_filename) : "", kind));
       target = number;
     };
     current().add_options()(names.c_str(),
@@ -368,8 +371,12 @@ bool Parser::parse(int argc, const char* const* argv) {
         if (!is_given(key)) switches.emplace(key, on);
       }
       try {
-        po::store(po::command_line_parser(options).options(everything).style(style).run(),
-                  state.values);
+        const po::parsed_options more =
+            po::command_line_parser(options).options(everything).style(style).run();
+        for (const auto& option : more.options) {
+          if (!is_given(option.string_key)) state.from_file.insert(option.string_key);
+        }
+        po::store(more, state.values);
       } catch (const po::unknown_option& error) {
         state.unknown(error.get_option_name(), fmt::format(" (in '{}')", name));
       } catch (const po::error& error) {

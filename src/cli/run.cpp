@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 #include <mpi.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <system_error>
 
 #include "quadrat/base/error.h"
 #include "quadrat/base/log.h"
@@ -52,6 +54,11 @@ int run(Parser& parser, int argc, const char* const* argv, const std::function<i
     return status;
   } catch (const Error& error) {
     return fail(error.what(), exit_status(error.kind()), error.is_shared());
+  } catch (const std::system_error& error) {
+    // fmt's, where a print falls short.
+    if (std::ferror(stdout) == 0) return fail(message_of(error), kExitFailed, false);
+    errno = error.code().value();
+    return fail(IoError::from_errno("write", "standard output").what(), kExitFailed, false);
   } catch (const std::exception& error) {
     return fail(message_of(error), kExitFailed, false);
   }

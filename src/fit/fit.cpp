@@ -379,7 +379,13 @@ int fit(const FitOptions& options, const Settings& config) {
     if (ranks.is_root()) is_complete = folder.is_complete(config, options.resume == "auto") ? 1 : 0;
   });
   if (ranks.sum(is_complete) != 0) {
-    if (ranks.is_root()) fmt::print("run {} is complete; nothing to do\n", folder.path().native());
+    if (!ranks.is_root()) return kExitDone;
+    fmt::print("run {} is complete; nothing to do\n", folder.path().native());
+    std::error_code ignored;
+    if (!options.features.empty() && !std::filesystem::exists(options.features, ignored)) {
+      log::line("'{}' is not written: features are kept by a fit that computes them",
+                options.features.native());
+    }
     return kExitDone;
   }
   return Fitter(options, config, ranks, folder).run();

@@ -39,9 +39,8 @@ std::vector<float> fractal_noise(int size, std::initializer_list<int> wavelength
 std::vector<std::int8_t> noise_bytes(int size, std::initializer_list<int> wavelengths,
                                      KeyedRandom& random);
 
-/// All [kSwatch, kSwatch].
 /// Crowns seen from above, in a texture that repeats. A crown is there where the density asked for
-/// exceeds its rank, so one texture serves all densities.
+/// exceeds its rank, so one texture serves all densities. All are [kSwatch, kSwatch].
 struct Crowns {
   std::vector<std::uint8_t> rank;   // of the lowest-ranked crown over this metre; 255 for none
   std::vector<std::uint8_t> light;  // of that crown, 128 is its own colour

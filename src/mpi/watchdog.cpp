@@ -8,7 +8,6 @@
 #include <climits>
 #include <csignal>
 #include <exception>
-#include <span>
 
 #include "quadrat/base/clock.h"
 #include "quadrat/base/error.h"

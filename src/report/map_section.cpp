@@ -133,8 +133,8 @@ std::string map_data(const County& county) {
   return json + R"(,"names":)" + json_text(packed_names(predictions.tiles)) + "}";
 }
 
-/// How long a kilometre is: a bar below the picture, which page.js makes anew when the picture is
-/// enlarged.
+/// A bar of a round length, at most a quarter of the map's width. page.js makes it anew when the
+/// map is enlarged.
 std::string ruler(const TileGrid& grid) {
   const double metres = grid.width * grid.side_m;
   const double most = metres / 4;

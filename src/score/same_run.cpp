@@ -91,7 +91,7 @@ void require_same_run(const ScoreRecord& earlier, const ScoreOptions& options, c
                       Precision precision) {
   const auto refuse = [&](const std::string& finding) {
     throw InputError("go on with scores", folder_of(options).native(), finding,
-                     "give another --name, the same settings, or remove that folder");
+                     "give another --name, the same settings, or --resume never");
   };
   if (!is_of_model(earlier, start)) {
     refuse(fmt::format("they were made with another model than '{}' is now",

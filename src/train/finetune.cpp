@@ -454,13 +454,6 @@ int finetune(const FinetuneOptions& options, const Settings& config) {
         fmt::format("there are {} ranks for {} shards; start at most {} ranks or raise --shards",
                     ranks.size(), options.shards, options.shards));
   }
-  mpi::together(ranks, [&] {
-    std::error_code ignored;
-    if (options.scratch.empty() || std::filesystem::is_directory(options.scratch, ignored)) return;
-    throw InputError("use --scratch", options.scratch.native(),
-                     fmt::format("it is no folder on host '{}'", host_name()),
-                     "name a folder on a local disk of every host");
-  });
   RunFolder folder(options.runs, options.output_model_name);
   std::int64_t is_complete = 0;
   mpi::together(ranks, [&] {
@@ -470,6 +463,13 @@ int finetune(const FinetuneOptions& options, const Settings& config) {
     if (ranks.is_root()) fmt::print("run {} is complete; nothing to do\n", folder.path().native());
     return kExitDone;
   }
+  mpi::together(ranks, [&] {
+    std::error_code ignored;
+    if (options.scratch.empty() || std::filesystem::is_directory(options.scratch, ignored)) return;
+    throw InputError("use --scratch", options.scratch.native(),
+                     fmt::format("it is no folder on host '{}'", host_name()),
+                     "name a folder on a local disk of every host");
+  });
   FinetuneOptions now = options;
   now.precision = precision_of(folder, options, ranks);
   try {

@@ -132,6 +132,15 @@ TEST(Parser, what_is_no_line_of_a_file_is_named_with_its_number) {
   EXPECT_THAT(Program().error({"-c", twice.path()}), HasSubstr("more than once"));
 }
 
+TEST(Parser, a_wrong_number_is_named_with_the_file_that_gave_it) {
+  const File file("train = here\nnum_epochs = many\nrate = 0.25\n");
+  EXPECT_EQ(Program().error({"-c", file.path()}),
+            "--num_epochs is 'many' (in '" + std::string(file.path()) +
+                "'), but must be a whole number of at most 64 bits");
+  EXPECT_EQ(Program().error({"-c", file.path(), "-n", "3", "--rate", "none"}),
+            "--rate is 'none', but must be a finite number");
+}
+
 TEST(Parser, an_unknown_name_in_the_file_is_named_with_the_file) {
   const File file("trian = here\n");
   Program p;
@@ -144,7 +153,7 @@ TEST(Parser, an_unknown_name_in_the_file_is_named_with_the_file) {
 TEST(Parser, errors_say_what_was_given_and_what_is_meant) {
   EXPECT_THAT(Program().error({"--train", "x", "--num_epoch", "3"}),
               HasSubstr("did you mean --num_epochs?"));
-  for (const char* none : {"many", "3.5", "", "9223372036854775808", "1 "}) {
+  for (const char* none : {"many", "3.5", "", "9223372036854775808", "1 ", "+-3"}) {
     EXPECT_EQ(Program().error({"--train", "x", "-n", none}),
               "--num_epochs is '" + std::string(none) +
                   "', but must be a whole number of at most 64 bits");

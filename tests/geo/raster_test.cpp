@@ -139,26 +139,28 @@ TEST(Raster, measures_metres_on_the_ground_and_not_on_the_map) {
 TEST(Raster, clamps_nodata_and_pixels_to_int32_alike) {
   const TemporaryFolder folder;
   const std::string path = (folder.path() / "wide.tif").native();
-  {
-    GDALAllRegister();
-    std::unique_ptr<GDALDataset> file(GetGDALDriverManager()->GetDriverByName("GTiff")->Create(
-        path.c_str(), 2, 1, 1, GDT_Float32, nullptr));
-    std::array<double, 6> place{300000, 30, 0, 4500000, 0, -30};
-    file->SetGeoTransform(place.data());
-    OGRSpatialReference crs;
-    crs.importFromEPSG(26918);
-    file->SetSpatialRef(&crs);
-    file->GetRasterBand(1)->SetNoDataValue(-3.4028234663852886e38);
-    std::array<float, 2> values{-3.4028234663852886e38F, 41};
-    ASSERT_EQ(file->GetRasterBand(1)->RasterIO(GF_Write, 0, 0, 2, 1, values.data(), 2, 1,
-                                               GDT_Float32, 0, 0, nullptr),
-              CE_None);
+  for (const double nodata : {-3.4028234663852886e38, 3.4028234663852886e38}) {
+    {
+      GDALAllRegister();
+      std::unique_ptr<GDALDataset> file(GetGDALDriverManager()->GetDriverByName("GTiff")->Create(
+          path.c_str(), 2, 1, 1, GDT_Float32, nullptr));
+      std::array<double, 6> place{300000, 30, 0, 4500000, 0, -30};
+      file->SetGeoTransform(place.data());
+      OGRSpatialReference crs;
+      crs.importFromEPSG(26918);
+      file->SetSpatialRef(&crs);
+      file->GetRasterBand(1)->SetNoDataValue(nodata);
+      std::array<float, 2> values{static_cast<float>(nodata), 41};
+      ASSERT_EQ(file->GetRasterBand(1)->RasterIO(GF_Write, 0, 0, 2, 1, values.data(), 2, 1,
+                                                 GDT_Float32, 0, 0, nullptr),
+                CE_None);
+    }
+    Raster raster(path);
+    std::vector<std::int32_t> values(2);
+    raster.read_band(1, {0, 0, 2, 1}, values);
+    EXPECT_EQ(values[0], raster.nodata(1, 7));
+    EXPECT_EQ(values[1], 41);
   }
-  Raster raster(path);
-  std::vector<std::int32_t> values(2);
-  raster.read_band(1, {0, 0, 2, 1}, values);
-  EXPECT_EQ(values[0], raster.nodata(1, 7));
-  EXPECT_EQ(values[1], 41);
 }
 
 TEST(Raster, that_cannot_be_written_leaves_nothing) {

@@ -166,7 +166,9 @@ class Fit(InFolder):
         self.assertEqual(os.stat("runs/once/model.safetensors").st_mtime_ns, changed)
         # Where the features are and how the sample spells the classifier are not what is fitted.
         spelled = [*DATA[:-1], "moved.h5", "--mmlspark_model_type", "logisticregression", "-o", "once"]
-        self.assertEqual(run(PROGRAM, *spelled).stdout, done.stdout)
+        again = run(PROGRAM, *spelled)
+        self.assertEqual(again.stdout, done.stdout)
+        self.assertIn("'moved.h5' is not written", again.stderr)
         self.fails(2, "it has other settings", "--l2 was '0.01' and is '1'", program=PROGRAM,
                    arguments=[*arguments, "--l2", "1"], ranks=2)
         # Features of other tiles and weights are told from these.

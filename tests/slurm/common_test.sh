@@ -72,8 +72,13 @@ dealt() { holds "$(sed -n 's/.*slots=//p' "$CALLS" | tr '\n' ' ')" = "$1 "; }
 exits 0 job SLURM_JOB_CPUS_PER_NODE='12(x4)' -- finetune --train t
 calls '-n 16'
 dealt '4 4 4 4'
-exits 0 job SLURM_JOB_CPUS_PER_NODE='12(x4)' -- fit --train t
+exits 0 job SLURM_JOB_CPUS_PER_NODE='12(x4)' -- fit --train t -m logistic_regression
 calls '-n 48'
+for forest in '-m random_forest' --mmlspark_model_type=randomforest; do
+  # shellcheck disable=SC2086  # two words
+  exits 0 job SLURM_JOB_CPUS_PER_NODE='12(x4)' -- fit --train t $forest
+  calls '-n 16'
+done
 exits 0 job SLURM_JOB_CPUS_PER_NODE='48(x2)' -- finetune --train t
 dealt '8 8'
 exits 0 job SLURM_JOB_CPUS_PER_NODE='32,64' -- finetune --train t

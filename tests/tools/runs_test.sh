@@ -43,7 +43,8 @@ grep -q '^foreign: unreadable' compare.txt || fail "compare: the foreign record 
 "$runs" --help | grep -q 'compare' || fail "--help"
 
 # A result that does not arrive is no success.
-for command in "$runs list" "$runs export made" "$runs --help" "$report --run made --output full"; do
+[ "$("$runs" export made --table predictions | wc -c)" -gt 65536 ] || fail "no output is longer than a buffer"
+for command in "$runs list" "$runs export made --table predictions" "$runs --help" "$report --run made --output full"; do
   status=0
   $command > /dev/full 2> err.txt || status=$?
   [ "$status" = 2 ] || fail "$command > /dev/full: exit $status: $(cat err.txt)"

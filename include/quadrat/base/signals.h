@@ -6,7 +6,7 @@ namespace quadrat {
 /// save and exit 75. A second SIGINT kills at once, for the person at the keyboard.
 ///
 /// Called before there are other threads, MPI's among them: a thread of its own takes the signals,
-/// and no thread begun later is ever interrupted by them.
+/// and no thread begun later is ever interrupted by them. @throws IoError
 void catch_stop_signals();
 
 /// The signal that asked this process to stop, or 0.

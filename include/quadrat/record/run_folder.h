@@ -28,7 +28,7 @@ class RunFolder {
   /// differ.
   /// @param may_go_on whether an unfinished run of that name is to be gone on with
   /// @throws InputError where a run of that name has other settings, naming the first that differ,
-  ///   or is unfinished and not to be gone on with
+  ///   is unfinished and not to be gone on with, or is complete and its model is gone
   bool is_complete(const Settings& config, bool may_go_on) const;
 
   /// Makes the folder, holds it for as long as this object lives, and removes what killed processes
