@@ -92,32 +92,34 @@ void SynthCounty::State::make_look(Patch& p) const {
       scaled(mix(mix(leaf, needle, random.uniform()), olive, random.uniform(0, 0.7)),
              random.uniform(0.85, 1.2));
   p.crown = crown;
+  struct Range {
+    int low, high;
+  };
+  const auto draw_cover = [&](Range mottles, Range grains, Range densities) {
+    p.mottle = draw_int(random, mottles.low, mottles.high);
+    p.grain = draw_int(random, grains.low, grains.high);
+    p.density = draw_int(random, densities.low, densities.high);
+  };
   switch (p.kind) {
     case kBarren:
       p.code = 31;
       p.ground = draw_ground(random, {4, 3, 3, 0.4, 2, 0.1});
       if (random.uniform() < 0.85) p.crown = scaled(p.ground, random.uniform(0.6, 0.85));  // rocks
-      p.mottle = draw_int(random, 10, 24);
-      p.grain = draw_int(random, 9, 16);
-      p.density = draw_int(random, 0, 28);
+      draw_cover({10, 24}, {9, 16}, {0, 28});
       p.patchiness = 1;
       p.gullies = draw_int(random, 16, 40);
       break;
     case kHerbaceous:
       p.code = random.uniform() < 0.85 ? 71 : 95;
       p.ground = draw_ground(random, {1, 2, 4, 4, 1.5, 2});
-      p.mottle = draw_int(random, 8, 20);
-      p.grain = draw_int(random, 4, 10);
-      p.density = draw_int(random, 0, 22);
+      draw_cover({8, 20}, {4, 10}, {0, 22});
       p.patchiness = 1;
       p.gullies = draw_int(random, 0, 8);
       break;
     case kShrub:
       p.code = 52;
       p.ground = draw_ground(random, {1, 3, 3, 3, 2, 1.5});
-      p.mottle = draw_int(random, 8, 20);
-      p.grain = draw_int(random, 5, 12);
-      p.density = draw_int(random, 28, 180);
+      draw_cover({8, 20}, {5, 12}, {28, 180});
       p.patchiness = 2;
       p.gullies = draw_int(random, 0, 10);
       break;
@@ -125,27 +127,21 @@ void SynthCounty::State::make_look(Patch& p) const {
       constexpr std::array<std::uint8_t, 4> kCodes{41, 42, 43, 90};
       p.code = kCodes[random.below(4)];
       p.ground = scaled(draw_ground(random, {0, 1, 1, 3, 2, 3}), 0.85);
-      p.mottle = draw_int(random, 6, 14);
-      p.grain = draw_int(random, 5, 13);
-      p.density = draw_int(random, 80, 250);
+      draw_cover({6, 14}, {5, 13}, {80, 250});
       p.patchiness = 2;
       p.trees = true;
       break;
     }
     case kCultivated:
       p.code = random.uniform() < 0.7 ? 82 : 81;
-      p.mottle = draw_int(random, 5, 15);
-      p.grain = draw_int(random, 4, 10);
-      p.density = draw_int(random, 0, 8);
+      draw_cover({5, 15}, {4, 10}, {0, 8});
       p.size_u = random.uniform(170, 420) * (p.code == 81 ? 1.5 : 1);
       p.size_v = random.uniform(120, 300) * (p.code == 81 ? 1.5 : 1);
       break;
     case kDeveloped:
       p.code = 22;
       p.ground = draw_ground(random, {0.5, 2, 2, 4, 1, 2});
-      p.mottle = draw_int(random, 6, 14);
-      p.grain = draw_int(random, 5, 12);
-      p.density = draw_int(random, 6, 170);
+      draw_cover({6, 14}, {5, 12}, {6, 170});
       p.patchiness = 2;
       p.trees = true;
       p.size_u = random.uniform(90, 240);

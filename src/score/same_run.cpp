@@ -97,17 +97,14 @@ void require_same_run(const ScoreRecord& earlier, const ScoreOptions& options, c
     refuse(fmt::format("they were made with another model than '{}' is now",
                        model_path_of(options).native()));
   }
-  const Settings& now = options.as_used;
-  const bool asks_for_the_same =
-      setting(earlier.config, "tiles") == setting(now, "tiles") &&
-      setting(earlier.config, "sample_frac") == setting(now, "sample_frac") &&
-      setting(earlier.config, "seed") == setting(now, "seed");
-  const bool same_tiles = setting(earlier.environment, "tiles_crc32") == hex(start.catalog_crc32);
-  if (!same_tiles && asks_for_the_same) {
-    refuse(fmt::format("the tiles in '{}' are others now, {} of them", options.tiles.native(),
-                       start.catalog.tiles.size()));
-  }
-  if (!same_tiles) {
+  if (setting(earlier.environment, "tiles_crc32") != hex(start.catalog_crc32)) {
+    const auto is_as_before = [&](const char* option) {
+      return setting(earlier.config, option) == setting(options.as_used, option);
+    };
+    if (is_as_before("tiles") && is_as_before("sample_frac") && is_as_before("seed")) {
+      refuse(fmt::format("the tiles in '{}' are others now, {} of them", options.tiles.native(),
+                         start.catalog.tiles.size()));
+    }
     refuse(fmt::format(
         "they are of other tiles than --tiles '{}' --sample_frac {} --seed {} gives (were '{}', "
         "{}, {})",
